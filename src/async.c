@@ -1,0 +1,401 @@
+#define _GNU_SOURCE
+#include "async.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "fetch.h"
+
+enum { KEY_SMALL = 64, DEPTH_MAX = 4096 };
+
+struct request {
+    struct request *next; /* in a list of struct fkv_async */
+    void *tag;
+    void *buffer;
+    size_t buffer_bytes;
+    struct hash128 hash;
+    uint8_t *key;
+    size_t key_bytes;
+    uint8_t key_small[KEY_SMALL];
+    uint64_t entry, sequence; /* of the record being read */
+    uint8_t *room;            /* what it is read into; kept */
+    size_t room_bytes;
+    enum fkv_error error;
+    size_t value_bytes;
+};
+
+struct request_list {
+    struct request *head, *tail;
+};
+
+struct fkv_async {
+    struct fkv *db;                    /* NULL once the store is closed */
+    struct fkv_async *next, *previous; /* among the store's */
+    struct os_queue *queue;            /* NULL: there is none */
+    int event_fd;
+    uint32_t depth, reading; /* requests that may be open; reads in `queue` */
+    struct request *requests;
+    struct request_list free, waiting, done; /* waiting: to be read without a queue */
+};
+
+static void push(struct request_list *list, struct request *request)
+{
+    request->next = NULL;
+    if (list->tail)
+        list->tail->next = request;
+    else
+        list->head = request;
+    list->tail = request;
+}
+
+static struct request *pop(struct request_list *list)
+{
+    struct request *request = list->head;
+    if (request && !(list->head = request->next))
+        list->tail = NULL;
+    return request;
+}
+
+static void notify(const struct fkv_async *async)
+{
+    const uint64_t one = 1;
+    if (write(async->event_fd, &one, sizeof one) < 0)
+        return; /* it is readable already */
+}
+
+/* The detail of an error is the store's. */
+static enum fkv_error say(const struct fkv_async *async, enum fkv_error error)
+{
+    if (error)
+        error_claim(async && async->db ? async->db->id : 0);
+    return error;
+}
+
+static void finish(struct fkv_async *async, struct request *request, enum fkv_error error)
+{
+    request->error = error;
+    if (error != FKV_NOT_FOUND && error != FKV_CANCELLED)
+        say(async, error);
+    if (request->key != request->key_small)
+        memory_free(request->key);
+    push(&async->done, request);
+}
+
+/* ---------------------------------------------------------------- making and ending */
+
+enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
+{
+    if (!db || !opened || !depth || depth > DEPTH_MAX) {
+        error_claim(db ? db->id : 0);
+        return error_set(FKV_INVALID, "no handle, no place for the queue, or not 1 to %d requests",
+                         DEPTH_MAX);
+    }
+    if (!*db->alive)
+        return FKV_FORKED;
+    struct fkv_async *async = memory_new(sizeof *async);
+    struct request *requests = memory_new(depth * sizeof *requests);
+    int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!async || !requests || event_fd < 0) {
+        enum fkv_error error =
+            event_fd < 0 ? error_os(-errno, "make an eventfd for", db->path) : FKV_NO_MEMORY;
+        memory_free(async);
+        memory_free(requests);
+        if (event_fd >= 0)
+            close(event_fd);
+        error_claim(db->id);
+        return error;
+    }
+    *async =
+        (struct fkv_async){.db = db, .event_fd = event_fd, .depth = depth, .requests = requests};
+    for (unsigned i = 0; i < depth; i++)
+        push(&async->free, &requests[i]);
+    if (db->os->ops->queue_open && db->os->ops->queue_open(db->os, depth, event_fd, &async->queue))
+        async->queue = NULL;
+    pthread_mutex_lock(&db->writer);
+    async->next = db->asyncs;
+    if (async->next)
+        async->next->previous = async;
+    db->asyncs = async;
+    pthread_mutex_unlock(&db->writer);
+    *opened = async;
+    return FKV_OK;
+}
+
+/* Wait until the system writes into none of our buffers; the requests are over. */
+static void cancel(struct fkv_async *async)
+{
+    const struct os_ops *ops = async->db->os->ops;
+    struct request *request;
+    while (async->reading) {
+        void *tag;
+        if (ops->queue_submit(async->queue) < 0 ||
+            (ops->queue_reap(async->queue, true, &tag) < 0 && !tag))
+            break; /* the ring is broken: closing it ends all reads */
+        async->reading--;
+        finish(async, tag, FKV_CANCELLED);
+    }
+    while ((request = pop(&async->waiting)))
+        finish(async, request, FKV_CANCELLED);
+}
+
+static void end(struct fkv_async *async, bool forked)
+{
+    if (!forked)
+        cancel(async);
+    if (async->queue)
+        async->db->os->ops->queue_close(async->queue);
+    async->queue = NULL;
+    async->db = NULL;
+    notify(async);
+}
+
+void async_end_all(struct fkv *db, bool forked)
+{
+    for (struct fkv_async *async = db->asyncs, *next; async; async = next) {
+        next = async->next;
+        async->next = async->previous = NULL;
+        end(async, forked);
+    }
+    db->asyncs = NULL;
+}
+
+void fkv_async_close(fkv_async *async)
+{
+    if (!async)
+        return;
+    struct fkv *db = async->db;
+    if (db && *db->alive) {
+        pthread_mutex_lock(&db->writer);
+        if (async->next)
+            async->next->previous = async->previous;
+        if (async->previous)
+            async->previous->next = async->next;
+        else
+            db->asyncs = async->next;
+        pthread_mutex_unlock(&db->writer);
+        end(async, false);
+    }
+    close(async->event_fd);
+    for (uint32_t i = 0; i < async->depth; i++)
+        memory_free(async->requests[i].room);
+    memory_free(async->requests);
+    memory_free(async);
+}
+
+int fkv_async_fd(const fkv_async *async)
+{
+    return async ? async->event_fd : -1;
+}
+
+/* ---------------------------------------------------------------- requests */
+
+static struct key key_of(const struct request *request)
+{
+    return (struct key){.bytes = request->key, .size = request->key_bytes, .hash = request->hash};
+}
+
+/* Inside a read section. */
+static void answer(struct fkv_async *async, struct request *request)
+{
+    struct key key = key_of(request);
+    finish(
+        async, request,
+        read_value(async->db, &key, request->buffer, request->buffer_bytes, &request->value_bytes));
+}
+
+/* Is this a record of one piece, without an address? */
+static bool is_to_be_read(struct fkv *db, struct request *request)
+{
+    uint64_t sector = entry_address(request->entry) / SECTOR_CELLS;
+    uint64_t end = entry_address(request->entry) % SECTOR_CELLS + entry_cells(request->entry);
+    if (request->entry & ENTRY_LARGE || end > SECTOR_CELLS ||
+        sector * sizeof(struct sector_view) >= db->sectors.views.backed_bytes ||
+        sector_base(&db->sectors, (uint32_t)sector))
+        return false;
+    request->sequence =
+        __atomic_load_n(&sector_view(&db->sectors, (uint32_t)sector)->sequence, __ATOMIC_RELAXED);
+    return request->sequence != 0;
+}
+
+static bool make_room(struct request *request, size_t bytes)
+{
+    if (bytes <= request->room_bytes)
+        return true;
+    uint8_t *room = memory_resize(request->room, bytes);
+    if (!room)
+        return false;
+    request->room = room;
+    request->room_bytes = bytes;
+    return true;
+}
+
+/* Begin to read, or answer at once what cannot be. Inside a read section. */
+static void begin_read(struct fkv_async *async, struct request *request)
+{
+    struct fkv *db = async->db;
+    const struct os_ops *ops = db->os->ops;
+    size_t bytes = (size_t)entry_cells(request->entry) * CELL_BYTES;
+    uint64_t offset = entry_address(request->entry) * CELL_BYTES;
+    if (!async->queue) {
+        ops->read_ahead(db->file, offset, bytes);
+        push(&async->waiting, request);
+    } else if (make_room(request, bytes) &&
+               !ops->queue_read(async->queue, db->file, request->room, bytes, offset, request)) {
+        async->reading++;
+    } else {
+        answer(async, request);
+    }
+}
+
+static bool keep_key(struct request *request, const struct key *key)
+{
+    request->key = request->key_small;
+    if (key->size > KEY_SMALL && !(request->key = memory_new(key->size)))
+        return false;
+    request->key_bytes = key->size;
+    request->hash = key->hash;
+    if (key->size)
+        memcpy(request->key, key->bytes, key->size);
+    return true;
+}
+
+static enum fkv_error check_async(const fkv_async *async)
+{
+    if (!async)
+        return error_set(FKV_INVALID, "the queue is NULL");
+    if (!async->db)
+        return error_set(FKV_CANCELLED, "the store was closed");
+    return *async->db->alive ? FKV_OK : FKV_FORKED;
+}
+
+enum fkv_error fkv_async_get(fkv_async *async, const void *key, size_t key_bytes, void *buffer,
+                             size_t buffer_bytes, void *tag)
+{
+    struct key made;
+    enum fkv_error error = check_async(async);
+    if (!error && !buffer && buffer_bytes)
+        error = error_set(FKV_INVALID, "the buffer is NULL");
+    if (error || (error = key_make(async->db, key, key_bytes, &made)))
+        return say(async, error);
+    struct request *request = pop(&async->free);
+    if (!request)
+        return say(async, error_set(FKV_BUSY, "%u requests are open already", async->depth));
+    if (!keep_key(request, &made)) {
+        push(&async->free, request);
+        return say(async, FKV_NO_MEMORY);
+    }
+    request->tag = tag;
+    request->buffer = buffer;
+    request->buffer_bytes = buffer_bytes;
+    request->value_bytes = 0;
+    bool idle = !async->done.head && !async->waiting.head;
+    rcu_read_lock();
+    error = read_entry(async->db, request->hash, &request->entry);
+    if (error)
+        finish(async, request, error);
+    else if (is_to_be_read(async->db, request))
+        begin_read(async, request);
+    else
+        answer(async, request);
+    rcu_read_unlock();
+    if (idle && (async->done.head || async->waiting.head))
+        notify(async);
+    return FKV_OK;
+}
+
+/* The record was read, or could not be: is it still the key's? Inside a read section. */
+static void complete(struct fkv_async *async, struct request *request, int64_t result)
+{
+    struct fkv *db = async->db;
+    struct key key = key_of(request);
+    uint64_t now;
+    uint32_t sector = (uint32_t)(entry_address(request->entry) / SECTOR_CELLS);
+    bool same = read_entry(db, request->hash, &now) == FKV_OK && now == request->entry &&
+                __atomic_load_n(&sector_view(&db->sectors, sector)->sequence, __ATOMIC_RELAXED) ==
+                    request->sequence;
+    size_t bytes = (size_t)entry_cells(request->entry) * CELL_BYTES;
+    if (!same || (result >= 0 && (size_t)result != bytes)) {
+        answer(async, request);
+        return;
+    }
+    if (result < 0) {
+        finish(async, request, error_os((int)result, "read a record of", db->path));
+        return;
+    }
+    bool again;
+    enum fkv_error error =
+        read_check(db, request->entry, request->sequence, request->room, key.bytes, key.size);
+    if (error == FKV_NOT_FOUND) { /* another key's: as in read.c */
+        answer(async, request);
+        return;
+    }
+    if (!error)
+        error = read_copy(db, &key, request->entry, request->room, request->buffer,
+                          request->buffer_bytes, &request->value_bytes, &again);
+    finish(async, request, error);
+}
+
+enum fkv_error fkv_async_submit(fkv_async *async)
+{
+    enum fkv_error error = check_async(async);
+    int status = 0;
+    if (!error && async->queue && async->reading)
+        status = async->db->os->ops->queue_submit(async->queue);
+    if (status)
+        error = error_os(status, "begin to read", async->db->path);
+    return say(async, error);
+}
+
+/* Take what the system has read; wait for one if nothing else is there. */
+static enum fkv_error reap(struct fkv_async *async, bool wait)
+{
+    struct request *request;
+    if (async->queue) {
+        enum fkv_error error = fkv_async_submit(async);
+        while (!error && async->reading) {
+            void *tag;
+            int result =
+                async->db->os->ops->queue_reap(async->queue, wait && !async->done.head, &tag);
+            if (!tag)
+                return result ? error_os(result, "wait for reads of", async->db->path) : FKV_OK;
+            async->reading--;
+            rcu_read_lock();
+            complete(async, tag, result);
+            rcu_read_unlock();
+        }
+        return error;
+    }
+    while ((request = pop(&async->waiting))) {
+        rcu_read_lock();
+        answer(async, request);
+        rcu_read_unlock();
+    }
+    return FKV_OK;
+}
+
+enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion *completions, size_t room,
+                              size_t *count)
+{
+    uint64_t drained;
+    if (!async || !completions || !room || !count)
+        return say(async, error_set(FKV_INVALID, "no queue, or no place for completions"));
+    if (read(async->event_fd, &drained, sizeof drained) < 0 && errno != EAGAIN && errno != EINTR)
+        return say(async, error_os(-errno, "read", "an eventfd"));
+    enum fkv_error error = async->db ? check_async(async) : FKV_OK;
+    if (!error && async->db)
+        error = reap(async, wait != 0);
+    if (error)
+        return say(async, error);
+    size_t given = 0;
+    struct request *request;
+    while (given < room && (request = pop(&async->done))) {
+        completions[given++] = (fkv_completion){
+            .tag = request->tag, .error = request->error, .value_bytes = request->value_bytes};
+        push(&async->free, request);
+    }
+    if (async->done.head)
+        notify(async);
+    *count = given;
+    return FKV_OK;
+}

@@ -1,0 +1,316 @@
+#include "fetch.h"
+#include "planted.h"
+
+#include <assert.h>
+
+/*
+ * The collector keeps dead cells within bounds (docs/space-bound.md has the rule and the theorem).
+ * While they exceed the share b of the live ones, each cell that dies pays for r steps at the front
+ * of the queue; a step passes one cell, and live records on the way move to the back. Neither
+ * credit nor debt is kept from times when there is nothing to collect. A sector whose last live
+ * record has moved is free.
+ *
+ * With the bound at G dead cells per live one, b = 3/8 G and r = (1 + b)(1 + G) / (G - b), rounded
+ * up.
+ *
+ * Steps are owed in cells and records move whole: what is owed is kept until it pays for the record
+ * at the front, so an operation moves at most what it owes and one record's part more.
+ */
+
+enum { MOVES_AT_ONCE = 32 };
+
+void collector_make(struct collector *collector, uint32_t garbage_percent_max)
+{
+    uint64_t g = garbage_percent_max;
+    uint64_t b = g * 3 / 8;
+    *collector = (struct collector){.begin_percent = b,
+                                    .steps = divide_up((100 + b) * (100 + g), 100 * (g - b))};
+    collector_forget_life(collector);
+}
+
+/* What an earlier life of the store may have owed or have done in vain: less than one record, steps
+ * in the front sector, a checkpoint's gap. */
+void collector_forget_life(struct collector *collector)
+{
+    collector->debt_cells = SECTOR_CELLS + RECORD_CELLS_MAX + SECTOR_PAGES * collector->steps;
+}
+
+uint64_t collector_died(const struct fkv *db)
+{
+    return db->died_cells + db->sectors.gap_cells;
+}
+
+uint64_t collector_owes(const struct fkv *db)
+{
+    const struct collector *collector = &db->collector;
+    return collector->debt_cells + (collector_died(db) - collector->seen_died) * collector->steps;
+}
+
+struct move {
+    uint64_t from;
+    uint64_t to;
+    struct hash128 hash;
+    const uint8_t *record;
+    uint32_t cells;
+    uint64_t debt; /* before it was paid for */
+};
+
+/* A sector that cannot be read as a sequence of records is left alone, at the back. */
+static void set_aside(struct fkv *db, uint32_t sector)
+{
+    struct sectors *sectors = &db->sectors;
+    struct sector *state = sector_state(sectors, sector);
+    if (!state->next)
+        return;
+    sectors->front = state->next;
+    sector_state(sectors, state->next)->previous = 0;
+    state->next = 0;
+    state->previous = sectors->back;
+    sector_state(sectors, sectors->back)->next = sector;
+    sectors->back = sector;
+}
+
+/* Is there nothing in the queue but the open sector? */
+static bool front_is_open(const struct fkv *db)
+{
+    uint32_t front = db->sectors.front;
+    return !front || (db->tail.open && front == db->tail.sector);
+}
+
+/* Go to the front of the queue; false if nothing is there to be collected. */
+static bool find_front(struct fkv *db)
+{
+    struct collector *collector = &db->collector;
+    uint32_t front = db->sectors.front;
+    if (front_is_open(db))
+        return false;
+    uint64_t sequence = sector_view(&db->sectors, front)->sequence;
+    if (sequence != collector->sequence || collector->cell >= SECTOR_CELLS) {
+        if (sequence == collector->sequence) { /* its end, and it was not freed */
+            set_aside(db, front);
+            collector->sequence = 0;
+            return false;
+        }
+        collector->sequence = sequence;
+        collector->cell = SECTOR_HEADER_CELLS;
+        const uint8_t *base = sector_base(&db->sectors, front);
+        struct sector *state = sector_state(&db->sectors, front);
+        if (base && base == sectors_mapped(&db->sectors, front) && !state->populated) {
+            db->sectors.ops->populate(db->file, (void *)base, SECTOR_BYTES, false);
+            state->populated = true;
+        }
+    }
+    return true;
+}
+
+/* The walk from record to record is a chain of cache misses, unless what comes is fetched early. */
+static inline void prefetch_ahead(const uint8_t *record, const uint8_t *end)
+{
+    enum { DISTANCE = 3072, SPAN = 576, CACHE_LINE = 64 };
+    const uint8_t *from = record + DISTANCE;
+    if (from + SPAN < end)
+        for (size_t at = 0; at < SPAN; at += CACHE_LINE)
+            __builtin_prefetch(from + at);
+}
+
+/* Pass dead records, and list live ones that the debt pays for. */
+static uint32_t list_moves(struct fkv *db, struct move *moves, uint32_t most)
+{
+    struct collector *collector = &db->collector;
+    uint32_t sector = db->sectors.front;
+    uint32_t count = 0;
+    const uint8_t *base;
+    if (sectors_prepare(&db->sectors, sector))
+        return 0;
+    enum fkv_error error = fetch_sector(db, sector, &collector->room, &base);
+    if (error) {
+        if (error != FKV_NO_MEMORY) { /* its records can still be read one by one, for the most */
+            set_aside(db, sector);
+            collector->sequence = 0;
+        }
+        return 0;
+    }
+    while (collector->cell < SECTOR_CELLS && count < most) {
+        const uint8_t *record = base + collector->cell * CELL_BYTES;
+        uint32_t cells = record_walk(record, SECTOR_CELLS - collector->cell);
+        uint64_t address = (uint64_t)sector * SECTOR_CELLS + collector->cell;
+        prefetch_ahead(record, base + SECTOR_BYTES);
+        if (!cells) {
+            set_aside(db, sector);
+            collector->sequence = 0;
+            break;
+        }
+        bool pad = record_header(record).kind == RECORD_PAD;
+        bool costs = !pad || pad_is_gap(collector->cell, cells);
+        if (costs && cells > collector->debt_cells)
+            break;
+        if (PLANTED(LIVE_AS_DEAD) && !pad && !sectors_is_dead(&db->sectors, address) &&
+            collector->cell % 16 == 0)
+            sectors_kill(&db->sectors, address, cells);
+        if (!pad && !sectors_is_dead(&db->sectors, address)) {
+            moves[count] = (struct move){.from = address,
+                                         .hash = record_hash(&db->hash_seeds, record),
+                                         .record = record,
+                                         .cells = cells,
+                                         .debt = collector->debt_cells};
+            index_prefetch(&db->index, moves[count].hash);
+            count++;
+        }
+        collector->debt_cells -= costs ? cells : 0;
+        collector->cell += cells;
+    }
+    return count;
+}
+
+/* Copy one record to the tail. */
+static enum fkv_error copy(struct fkv *db, struct move *move)
+{
+    uint64_t entry;
+    enum fkv_error error = index_prepare(&db->index, move->hash, false, &entry);
+    if (error)
+        return error;
+    if (entry_address(entry) != move->from || entry_cells(entry) != move->cells)
+        return error_set(FKV_DAMAGED, "%s: the index does not lead to a live record", db->path);
+    if ((error = tail_prepare(&db->tail, move->cells, RESERVE_NONE)))
+        return error;
+    uint64_t sequence = sector_view(&db->sectors, (uint32_t)(move->from / SECTOR_CELLS))->sequence;
+    uint8_t *to = tail_append(&db->tail, move->cells, &move->to);
+    memcpy(to, move->record, move->cells * CELL_BYTES);
+    uint32_t checksum = record_header(to).checksum ^
+                        record_place(sequence, move->from % SECTOR_CELLS) ^
+                        record_place(db->tail.sequence, move->to % SECTOR_CELLS);
+    memcpy(to, &checksum, sizeof checksum);
+    db->collector.moved_bytes += move->cells * CELL_BYTES;
+    return FKV_OK;
+}
+
+static uint64_t log_bytes_for(const struct fkv *db, uint32_t moves)
+{
+    uint64_t opens = 6; /* 32 records of 128 KiB */
+    return sizeof(struct format_frame) + tail_opened_bytes(&db->tail) +
+           (opens + moves) * operation_bytes(sizeof(uint64_t));
+}
+
+static void log_moves(struct fkv *db, const struct move *moves, uint32_t count)
+{
+    uint8_t *begin = log_begin(&db->log, 0);
+    uint8_t *to = begin;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t sector = (uint32_t)(moves[i].to / SECTOR_CELLS);
+        for (uint32_t o = 0; o < db->tail.opened_count; o++)
+            if (db->tail.opened[o] == sector) {
+                to = tail_log_opened(&db->tail, sector, to);
+                break;
+            }
+        struct format_operation operation = {
+            .kind = OPERATION_MOVE, .bytes = sizeof(uint64_t), .address = moves[i].to};
+        memcpy(to, &operation, sizeof operation);
+        store_u64(to + sizeof operation, moves[i].from);
+        to += sizeof operation + sizeof(uint64_t);
+    }
+    log_end(&db->log, sizeof(struct format_frame) + (uint64_t)(to - begin), FRAME_COLLECT, 0);
+}
+
+/* Do some of what is owed; false if no more can be done now. */
+static bool step(struct fkv *db)
+{
+    struct move moves[MOVES_AT_ONCE];
+    if (!find_front(db) || pages_reserve_frames(&db->pages, 4 * MOVES_AT_ONCE) ||
+        sectors_reserve(&db->sectors, 0, 0) ||
+        log_reserve(&db->log, log_bytes_for(db, MOVES_AT_ONCE), &db->collector.log_full))
+        return false;
+    struct collector *collector = &db->collector;
+    struct collector before = *collector;
+    uint32_t front = db->sectors.front;
+    uint32_t count = list_moves(db, moves, MOVES_AT_ONCE);
+    if (!count)
+        return collector->cell != before.cell || collector->sequence != before.sequence;
+    uint32_t done = 0;
+    enum fkv_error error = FKV_OK;
+    while (done < count && !(error = copy(db, &moves[done])))
+        done++;
+    if (done) {
+        log_moves(db, moves, done);
+        for (uint32_t i = 0; i < done; i++) {
+            bool moved = index_move(&db->index, moves[i].hash, moves[i].from, moves[i].to);
+            assert(moved);
+            (void)moved;
+            sectors_kill(&db->sectors, moves[i].from, moves[i].cells);
+        }
+    }
+    if (error == FKV_DAMAGED) { /* the sector is not to be understood */
+        if (db->sectors.front == front)
+            set_aside(db, front);
+        collector->sequence = 0;
+    } else if (error) { /* the rest comes another time */
+        collector->cell = moves[done].from % SECTOR_CELLS;
+        collector->debt_cells = moves[done].debt;
+    }
+    return !error || error == FKV_DAMAGED;
+}
+
+static bool exceeds(const struct fkv *db, uint64_t percent)
+{
+    return db->sectors.dead_cells * 100 > db->sectors.live_cells * percent;
+}
+
+static bool is_needed(const struct fkv *db)
+{
+    return exceeds(db, db->collector.begin_percent) && !front_is_open(db) &&
+           !PLANTED(NO_COLLECTION);
+}
+
+void collect(struct fkv *db)
+{
+    struct collector *collector = &db->collector;
+    collector->debt_cells = collector_owes(db);
+    collector->seen_died = collector_died(db);
+    collector->log_full = false;
+    if (is_needed(db)) {
+        /* What is listed to be moved may lie in a buffer that is written meanwhile: keep it. */
+        rcu_read_lock();
+        while (collector->debt_cells && is_needed(db)) {
+            uint64_t before = collector->debt_cells;
+            if (!step(db) || collector->debt_cells == before)
+                break;
+        }
+        rcu_read_unlock();
+        pages_reserve_frames(&db->pages, 0);
+    }
+    if (!is_needed(db))
+        collector->debt_cells = 0;
+}
+
+uint64_t collect_further(struct fkv *db, uint64_t steps, uint32_t garbage_percent)
+{
+    struct collector *collector = &db->collector;
+    uint64_t owed = collector->debt_cells;
+    collector->debt_cells = steps;
+    collector->log_full = false;
+    rcu_read_lock();
+    while (collector->debt_cells && exceeds(db, garbage_percent)) {
+        uint64_t before = collector->debt_cells;
+        if (!step(db) || collector->debt_cells == before)
+            break;
+    }
+    rcu_read_unlock();
+    pages_reserve_frames(&db->pages, 0);
+    steps -= collector->debt_cells;
+    collector->debt_cells = owed;
+    return steps;
+}
+
+bool collect_for_room(struct fkv *db)
+{
+    enum { SECTORS_WANTED = 4 };
+    struct collector *collector = &db->collector;
+    struct sectors *sectors = &db->sectors;
+    if (sectors->dead_cells < SECTOR_CELLS || collector->futile_died == db->died_cells)
+        return false;
+    uint64_t moved = collector->moved_bytes;
+    uint32_t freed = sectors->freed.count;
+    for (uint32_t passed = 0; passed <= sectors->values_count; passed++)
+        if (sectors->freed.count >= freed + SECTORS_WANTED || !collect_further(db, SECTOR_CELLS, 0))
+            break;
+    return collector->moved_bytes > moved || sectors->freed.count > freed;
+}

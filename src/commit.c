@@ -1,0 +1,620 @@
+#include "planted.h"
+#include "store.h"
+
+#include <assert.h>
+
+/*
+ * A commit, in this order:
+ *   prepare   everything that can fail and changes nothing that is seen: index pages in memory,
+ *             room in segments, maps, frames for copies, room in the file and in the log
+ *   store     the new records go to the tail (large parts to sectors of their own)
+ *   log       one frame
+ *   apply     index, maps, counters; cannot fail
+ * If something fails before the log has its frame, the records that were stored are dead cells,
+ * nothing else, and the next frame does not mention them: a recovery takes them for padding.
+ */
+
+/* Records of more bytes than this in one commit are written to the file at once and the log only
+ * refers to them. */
+#ifdef FKV_TESTING
+uint64_t commit_refer_bytes = 4 * MIB;
+#define REFER_BYTES commit_refer_bytes
+#else
+#define REFER_BYTES (4 * MIB)
+#endif
+
+enum fkv_error store_fail(struct fkv *db, enum fkv_error error)
+{
+    int none = 0;
+    atomic_compare_exchange_strong(&db->failed, &none, (int)error);
+    return error;
+}
+
+enum fkv_error store_writable(struct fkv *db)
+{
+    if (db->read_only)
+        return error_set(FKV_READ_ONLY, "%s is opened read-only", db->path);
+    if (__builtin_expect(store_has_failed(db), 0))
+        return error_set(FKV_FAILED,
+                         "%s: an earlier write or sync failed; reopen the store to recover",
+                         db->path);
+    return FKV_OK;
+}
+
+/* ---------------------------------------------------------------- prepare */
+
+/* What a snapshot sees of this key, and where. */
+enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t entry,
+                                 const struct large *parts)
+{
+    bool left;
+    enum fkv_error error = undo_key(&db->undo, hash, entry, &left);
+    if (error || !left || !entry)
+        return error;
+    sectors_hold(&db->sectors, (uint32_t)(entry_address(entry) / SECTOR_CELLS));
+    for (uint32_t i = 0; parts && i < parts->sector_count; i++)
+        sectors_hold(&db->sectors, parts->sectors[i]);
+    return FKV_OK;
+}
+
+/* The same for a value in pieces. */
+static enum fkv_error prepare_kill_parts(struct fkv *db, struct write *write)
+{
+    enum fkv_error error;
+    if ((error = large_load(db, write->entry, &write->old)))
+        return error;
+    for (uint32_t i = 0; !error && i < write->old->sector_count; i++)
+        error = sectors_prepare(&db->sectors, write->old->sectors[i]);
+    for (uint32_t i = 0; !error && i < write->old->piece_count; i++) {
+        struct hash128 hash = piece_hash(db, write->old->id, write->old->sector_count + i);
+        uint64_t entry;
+        error = index_prepare(&db->index, hash, false, &entry);
+        if (!error && entry)
+            error = sectors_prepare_kill(&db->sectors, entry_address(entry));
+        if (undo_is_wanted(&db->undo) && !error && entry)
+            error = commit_leave_undo(db, hash, entry, NULL);
+    }
+    return error;
+}
+
+enum fkv_error commit_prepare_kill(struct fkv *db, struct write *write)
+{
+    enum fkv_error error = sectors_prepare_kill(&db->sectors, entry_address(write->entry));
+    return error || !(write->entry & ENTRY_LARGE) ? error : prepare_kill_parts(db, write);
+}
+
+/* The id of the large value that the i-th write of a commit makes. */
+static uint64_t large_id(uint64_t commit, size_t i)
+{
+    return commit + ((uint64_t)i << 40);
+}
+
+static uint32_t pieces_of(const struct write *write)
+{
+    return (uint32_t)divide_up(write->value_bytes % LARGE_SECTOR_PAYLOAD, LARGE_PIECE_PAYLOAD);
+}
+
+/* What a commit needs, at most. */
+struct needs {
+    uint64_t record_bytes; /* in the tail */
+    uint64_t log_bytes;
+    uint64_t pages;   /* that it may change */
+    uint32_t sectors; /* free ones, to be taken */
+    bool refer;
+};
+
+static void count_needs(const struct fkv *db, const struct write *writes, size_t count,
+                        struct needs *needs)
+{
+    *needs = (struct needs){.log_bytes = sizeof(struct format_frame) + tail_opened_bytes(&db->tail),
+                            .pages = 16};
+    uint64_t references = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct write *write = &writes[i];
+        needs->pages += 4;
+        if (write->old)
+            needs->pages += 3ull * (write->old->sector_count + write->old->piece_count);
+        if (write->remove) {
+            references += operation_bytes(sizeof write->hash);
+            continue;
+        }
+        uint64_t bytes = record_bytes(write->key_bytes, write->value_bytes);
+        if (write->large) {
+            uint32_t sectors = write->value_bytes / LARGE_SECTOR_PAYLOAD;
+            needs->sectors += sectors;
+            uint32_t pieces = pieces_of(write);
+            bytes = record_bytes(write->key_bytes,
+                                 sizeof(struct format_large) + sectors * sizeof(uint32_t)) +
+                    write->value_bytes % LARGE_SECTOR_PAYLOAD + pieces * 64ull;
+            references +=
+                sectors * operation_bytes(12) + pieces * (operation_bytes(sizeof(uint32_t)) + 64);
+            needs->pages += 3 * sectors + 4ull * pieces;
+        }
+        needs->record_bytes += bytes + bytes / 32 + CELL_BYTES;
+        references += operation_bytes(sizeof(uint32_t)) + 8;
+    }
+    needs->refer = needs->record_bytes > REFER_BYTES;
+    uint64_t opens = needs->record_bytes / (SECTOR_BYTES - RECORD_BYTES_MAX - 64) + 2;
+    if (needs->record_bytes &&
+        needs->record_bytes + (count > 1 ? RECORD_BYTES_MAX : 0) > tail_room_bytes(&db->tail))
+        needs->sectors += (uint32_t)opens - 1 - (db->tail.spare != 0);
+    needs->log_bytes += references + opens * operation_bytes(sizeof(uint64_t)) +
+                        (needs->refer ? 0 : needs->record_bytes);
+    needs->log_bytes = round_up(needs->log_bytes, 8);
+}
+
+/* What there was no room in, so that a checkpoint may help. */
+enum shortage { SHORTAGE_NONE, SHORTAGE_OF_DISK, SHORTAGE_OF_LOG };
+
+static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count,
+                              struct needs *needs, enum shortage *shortage)
+{
+    enum fkv_error error;
+    bool log_full = false;
+    *shortage = SHORTAGE_NONE;
+    for (size_t i = 0; i < count; i++) {
+        struct write *write = &writes[i];
+        if ((error = index_prepare(&db->index, write->hash, !write->remove, &write->entry)))
+            return error;
+        if (write->entry && (error = commit_prepare_kill(db, write)))
+            return error;
+        if (undo_is_wanted(&db->undo) && (write->entry || !write->remove) &&
+            (error = commit_leave_undo(db, write->hash, write->entry, write->old)))
+            return error;
+        write->large = !write->remove && value_is_large(write->key_bytes, write->value_bytes);
+        if (write->large)
+            for (uint32_t p = 0; p < pieces_of(write); p++) {
+                uint64_t entry;
+                struct hash128 hash = piece_hash(db, large_id(db->commit + 1, i),
+                                                 write->value_bytes / LARGE_SECTOR_PAYLOAD + p);
+                if ((error = index_prepare(&db->index, hash, true, &entry)))
+                    return error;
+            }
+    }
+    count_needs(db, writes, count, needs);
+    uint64_t frames = min_u64(needs->pages, db->pages.pending_pages + 64) + 16;
+    if ((error = pages_reserve_frames(&db->pages, (uint32_t)frames)))
+        return error;
+    if ((error = sectors_reserve(&db->sectors, needs->sectors,
+                                 needs->sectors ? RESERVE_FOR_COLLECTOR : RESERVE_NONE)) ||
+        (error = log_reserve(&db->log, needs->log_bytes, &log_full)))
+        if (error == FKV_FULL)
+            *shortage = log_full ? SHORTAGE_OF_LOG : SHORTAGE_OF_DISK;
+    return error;
+}
+
+void commit_unprepare(struct fkv *db)
+{
+    index_unplan(&db->index);
+    pages_reserve_frames(&db->pages, 0);
+}
+
+void commit_release(struct write *writes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        memory_free(writes[i].old);
+        memory_free(writes[i].fresh);
+        writes[i].old = writes[i].fresh = NULL;
+    }
+}
+
+/* ---------------------------------------------------------------- store */
+
+static enum fkv_error append_record(struct fkv *db, enum record_kind kind, const void *key,
+                                    uint32_t key_bytes, const void *value, uint32_t value_bytes,
+                                    uint64_t *address, uint32_t *cells)
+{
+    uint32_t need = record_cells(record_bytes(key_bytes, value_bytes));
+    enum fkv_error error = tail_prepare(&db->tail, need, RESERVE_FOR_COLLECTOR);
+    if (error)
+        return error;
+    uint8_t *to = tail_append(&db->tail, need, address);
+    record_write(to, db->seed, record_place(db->tail.sequence, *address % SECTOR_CELLS), kind, key,
+                 key_bytes, value, value_bytes);
+    *cells = need;
+    return FKV_OK;
+}
+
+static enum fkv_error store_large(struct fkv *db, struct write *write, uint64_t id)
+{
+    enum fkv_error error = large_store(db, write, id);
+    if (error)
+        return error;
+    struct large *large = write->fresh;
+    const uint8_t *rest =
+        (const uint8_t *)write->value + (size_t)large->sector_count * LARGE_SECTOR_PAYLOAD;
+    uint32_t left = write->value_bytes % LARGE_SECTOR_PAYLOAD;
+    for (uint32_t i = 0; i < large->piece_count; i++) {
+        struct format_piece_key key = {.id = id, .number = large->sector_count + i};
+        uint32_t bytes = left < LARGE_PIECE_PAYLOAD ? left : LARGE_PIECE_PAYLOAD;
+        uint32_t cells;
+        if ((error = append_record(db, RECORD_PIECE, &key, sizeof key, rest, bytes,
+                                   &large->piece_address[i], &cells)))
+            return error;
+        rest += bytes;
+        left -= bytes;
+    }
+    size_t area_bytes = sizeof(struct format_large) + large->sector_count * sizeof(uint32_t);
+    uint8_t *area = memory_new(area_bytes);
+    if (!area)
+        return FKV_NO_MEMORY;
+    struct format_large head = {.id = id,
+                                .value_bytes = write->value_bytes,
+                                .sectors = large->sector_count,
+                                .pieces = large->piece_count,
+                                .piece_bytes = LARGE_PIECE_PAYLOAD};
+    memcpy(area, &head, sizeof head);
+    memcpy(area + sizeof head, large->sectors, large->sector_count * sizeof(uint32_t));
+    error = append_record(db, RECORD_LARGE, write->key, write->key_bytes, area,
+                          (uint32_t)area_bytes, &write->address, &write->cells);
+    memory_free(area);
+    return error;
+}
+
+static enum fkv_error store_write(struct fkv *db, struct write *write, uint64_t id)
+{
+    if (write->large)
+        return store_large(db, write, id);
+    return append_record(db, RECORD_PLAIN, write->key, write->key_bytes, write->value,
+                         write->value_bytes, &write->address, &write->cells);
+}
+
+static uint32_t piece_cells(const struct write *write, uint32_t piece)
+{
+    uint32_t rest = write->value_bytes % LARGE_SECTOR_PAYLOAD - piece * LARGE_PIECE_PAYLOAD;
+    uint32_t bytes = rest < LARGE_PIECE_PAYLOAD ? rest : LARGE_PIECE_PAYLOAD;
+    return record_cells(record_bytes(sizeof(struct format_piece_key), bytes));
+}
+
+static void kill_cells(struct fkv *db, uint64_t address, uint32_t cells)
+{
+    sectors_kill(&db->sectors, address, cells);
+    db->died_cells += cells;
+}
+
+/* The commit failed: what was stored is garbage. */
+static void unstore(struct fkv *db, struct write *writes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct write *write = &writes[i];
+        if (write->fresh) {
+            for (uint32_t p = 0; p < write->fresh->piece_count; p++)
+                if (write->fresh->piece_address[p])
+                    kill_cells(db, write->fresh->piece_address[p], piece_cells(write, p));
+            large_undo(db, write->fresh);
+        }
+        if (write->address)
+            kill_cells(db, write->address, write->cells);
+    }
+}
+
+/* What a log frame refers to must be in the file before it. */
+static enum fkv_error write_referred(struct fkv *db)
+{
+    tail_pad_to_page(&db->tail);
+    enum fkv_error error = tail_flush(&db->tail);
+    if (!error && db->tail.open)
+        error = tail_flush_open(&db->tail, db->tail.sector, db->tail.cell);
+    return error;
+}
+
+/* ---------------------------------------------------------------- log */
+
+uint8_t *log_operation(uint8_t *to, enum operation_kind kind, uint64_t address, const void *bytes,
+                       size_t count)
+{
+    struct format_operation operation = {
+        .kind = kind, .bytes = (uint32_t)count, .address = address};
+    memcpy(to, &operation, sizeof operation);
+    to += sizeof operation;
+    size_t padded = round_up(count, 8);
+    if (padded != count)
+        memset(to + padded - 8, 0, 8);
+    if (count)
+        memcpy(to, bytes, count);
+    return to + padded;
+}
+
+/* A record of this commit that is in the file by now, and has no address there. It was written a
+ * moment ago: if it cannot be read, nothing can be trusted to be. */
+static uint8_t *log_written(struct fkv *db, uint8_t *to, uint64_t address, bool refer)
+{
+    struct format_record header = {0};
+    uint64_t offset = address * CELL_BYTES;
+    int status = db->os->ops->read(db->file, &header, sizeof header, offset);
+    size_t bytes = record_bytes(header.key_bytes, header.value_bytes);
+    if (!status && refer)
+        return log_operation(to, OPERATION_REFER, address, &header.checksum,
+                             sizeof header.checksum);
+    uint8_t *end = log_operation(to, OPERATION_PUT, address, NULL, 0);
+    if (!status)
+        status = db->os->ops->read(db->file, end, bytes, offset);
+    if (status) {
+        store_fail(db, error_os(status, "read what was written to", db->path));
+        return to;
+    }
+    ((struct format_operation *)to)->bytes = (uint32_t)bytes;
+    memset(end + bytes, 0, round_up(bytes, 8) - bytes);
+    return end + round_up(bytes, 8);
+}
+
+static uint8_t *log_record(struct fkv *db, uint8_t *to, uint64_t address, bool refer)
+{
+    uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
+    if (db->tail.opened_count)
+        for (uint32_t i = 0; i < db->tail.opened_count; i++)
+            if (db->tail.opened[i] == sector) {
+                to = tail_log_opened(&db->tail, sector, to);
+                break;
+            }
+    const uint8_t *base = sector_base(&db->sectors, sector);
+    if (!base)
+        return log_written(db, to, address, refer);
+    const uint8_t *record = base + address % SECTOR_CELLS * CELL_BYTES;
+    struct format_record header = record_header(record);
+    if (refer)
+        return log_operation(to, OPERATION_REFER, address, &header.checksum,
+                             sizeof header.checksum);
+    return log_operation(to, OPERATION_PUT, address, record,
+                         record_bytes(header.key_bytes, header.value_bytes));
+}
+
+static uint8_t *log_write(struct fkv *db, uint8_t *to, const struct write *write, bool refer)
+{
+    if (write->remove)
+        return write->entry
+                   ? log_operation(to, OPERATION_DELETE, 0, &write->hash, sizeof write->hash)
+                   : to;
+    const struct large *large = write->fresh;
+    for (uint32_t i = 0; large && i < large->sector_count; i++) {
+        uint8_t payload[12];
+        store_u64(payload, sector_view(&db->sectors, large->sectors[i])->sequence);
+        memcpy(payload + 8, &large->sectors[large->sector_count + i], 4);
+        to = log_operation(to, OPERATION_LARGE, (uint64_t)large->sectors[i] * SECTOR_CELLS, payload,
+                           sizeof payload);
+    }
+    for (uint32_t i = 0; large && i < large->piece_count; i++)
+        to = log_record(db, to, large->piece_address[i], refer);
+    return log_record(db, to, write->address, refer);
+}
+
+/* ---------------------------------------------------------------- apply */
+
+static void kill_entry(struct fkv *db, uint64_t entry)
+{
+    kill_cells(db, entry_address(entry), entry_cells(entry));
+}
+
+static void kill_parts(struct fkv *db, const struct large *large)
+{
+    for (uint32_t i = 0; i < large->piece_count; i++) {
+        uint64_t entry =
+            index_remove(&db->index, piece_hash(db, large->id, large->sector_count + i));
+        if (entry)
+            kill_entry(db, entry);
+    }
+    for (uint32_t i = 0; i < large->sector_count && !PLANTED(LARGE_LEAK); i++)
+        sectors_free_large(&db->sectors, large->sectors[i]);
+}
+
+void commit_kill(struct fkv *db, uint64_t entry, const struct large *parts)
+{
+    kill_entry(db, entry);
+    if (parts)
+        kill_parts(db, parts);
+}
+
+/* New pieces come before the head that leads to them, and old ones go after it. */
+void commit_apply(struct fkv *db, struct write *write)
+{
+    if (write->remove) {
+        uint64_t entry = index_remove(&db->index, write->hash);
+        if (!entry)
+            return;
+        db->keys--;
+        commit_kill(db, entry, write->old);
+        index_tidy(&db->index, write->hash);
+        return;
+    }
+    const struct large *fresh = write->fresh;
+    if (fresh) {
+        for (uint32_t i = 0; i < fresh->sector_count; i++)
+            sectors_open_large(&db->sectors, fresh->sectors[i],
+                               sector_view(&db->sectors, fresh->sectors[i])->sequence);
+        for (uint32_t i = 0; i < fresh->piece_count; i++)
+            index_set(&db->index, piece_hash(db, fresh->id, fresh->sector_count + i),
+                      entry_value(fresh->piece_address[i], piece_cells(write, i), false));
+    }
+    uint64_t old =
+        index_set(&db->index, write->hash, entry_value(write->address, write->cells, write->large));
+    if (!old) {
+        db->keys++;
+        return;
+    }
+    if (PLANTED(WRONG_DEAD) && db->commit % 64 == 0)
+        old = entry_value(write->address, write->cells, write->large);
+    commit_kill(db, old, write->old);
+}
+
+static struct overlay *overlay_new(const struct write *writes, size_t count)
+{
+    uint32_t size = 16;
+    while (size < count * 2)
+        size *= 2;
+    struct overlay *overlay = memory_new(sizeof *overlay + size * sizeof overlay->slots[0]);
+    if (!overlay)
+        return NULL;
+    overlay->mask = size - 1;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t at = (uint32_t)writes[i].hash.lo & overlay->mask;
+        while (overlay->slots[at].used)
+            at = (at + 1) & overlay->mask;
+        overlay->slots[at] = (struct overlay_slot){writes[i].hash, writes[i].entry, true};
+    }
+    return overlay;
+}
+
+static void apply(struct fkv *db, struct write *writes, size_t count, struct overlay *overlay)
+{
+    if (overlay && !PLANTED(NO_OVERLAY))
+        atomic_store_explicit(&db->overlay, overlay, memory_order_seq_cst);
+    for (size_t i = 0; i < count; i++) {
+        if (db->open_transactions)
+            __atomic_store_n(&db->stripes[writes[i].hash.lo % STRIPES], db->commit,
+                             __ATOMIC_RELEASE);
+        SCHEDULE_POINT();
+        commit_apply(db, &writes[i]);
+        SCHEDULE_POINT();
+        db->bytes_put += writes[i].remove ? 0 : writes[i].key_bytes + writes[i].value_bytes;
+    }
+    if (overlay) {
+        atomic_store_explicit(&db->overlay, NULL, memory_order_seq_cst);
+        reclaim_block(&db->reclaim, &overlay->retired);
+    }
+}
+
+/* ---------------------------------------------------------------- the whole */
+
+static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t count,
+                                    const struct needs *needs)
+{
+    enum fkv_error error = FKV_OK;
+    uint64_t commit = db->commit + 1;
+    bool any_large = false;
+    for (size_t i = 0; !error && i < count; i++) {
+        writes[i].address = 0;
+        if (writes[i].remove)
+            continue;
+        error = store_write(db, &writes[i], large_id(commit, i));
+        any_large |= writes[i].fresh && writes[i].fresh->sector_count;
+    }
+    if (!error && needs->refer)
+        error = write_referred(db);
+    if (error) {
+        unstore(db, writes, count);
+        return error;
+    }
+    if (needs->refer || any_large)
+        atomic_store(&db->log.data_unsynced, true);
+    uint8_t *begin = log_begin(&db->log, needs->log_bytes);
+    uint8_t *to = begin;
+    for (size_t i = 0; i < count - (PLANTED(HALF_BATCH_LOGGED) ? count / 2 : 0); i++)
+        to = log_write(db, to, &writes[i], needs->refer);
+    if (__builtin_expect(atomic_load_explicit(&db->failed, memory_order_relaxed), 0)) {
+        unstore(db, writes, count); /* see log_written */
+        return (enum fkv_error)db->failed;
+    }
+    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
+    assert(bytes <= needs->log_bytes);
+    log_end(&db->log, bytes, 0, commit);
+    db->commit = commit;
+    db->commits++;
+    return FKV_OK;
+}
+
+static void end_making_room(struct fkv *db)
+{
+    if (__builtin_expect(db->making_room, 0)) {
+        db->making_room = false;
+        pthread_cond_broadcast(&db->room_made);
+    }
+}
+
+/* Collect what the commit owes. Where the log has no room for that, a checkpoint makes some: else
+ * garbage could outgrow its bound before the next one. */
+void collect_with_room(struct fkv *db)
+{
+    uint64_t owed = UINT64_MAX;
+    collect(db);
+    while (__builtin_expect(db->collector.log_full, 0) && db->collector.debt_cells < owed) {
+        owed = db->collector.debt_cells;
+        db->making_room = true;
+        if (checkpoint_run(db))
+            break;
+        collect(db);
+    }
+    end_making_room(db);
+}
+
+/* The disk is full. A checkpoint frees what is in quarantine; and what is dead among the living is
+ * freed by moving them together. False if neither makes room. */
+static bool make_room_on_disk(struct fkv *db)
+{
+    uint32_t before = sectors_free_count(&db->sectors);
+    bool quarantined =
+        db->sectors.freed.count + db->sectors.uncertain.count + db->sectors.awaiting_readers > 0;
+    if (quarantined && !checkpoint_run(db) && sectors_free_count(&db->sectors) > before)
+        return true;
+    if (store_writable(db) || !collect_for_room(db) || checkpoint_run(db))
+        return false;
+    bool room = sectors_free_count(&db->sectors) > before;
+    if (!room)
+        db->collector.futile_died = db->died_cells; /* not again before more has died */
+    return room;
+}
+
+/* Prepare until it succeeds; a checkpoint makes room where there is none. */
+static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, size_t count,
+                                        struct needs *needs)
+{
+    enum fkv_error error;
+    for (;;) {
+        enum shortage shortage;
+        error = prepare(db, writes, count, needs, &shortage);
+        if (!error)
+            break;
+        commit_unprepare(db);
+        if (!PLANTED(LEAK))
+            commit_release(writes, count);
+        if (shortage == SHORTAGE_NONE)
+            break;
+        db->making_room = true;
+        /* A log that is full again after a checkpoint was filled by others: try again then. */
+        bool made = shortage == SHORTAGE_OF_DISK ? make_room_on_disk(db) : !checkpoint_run(db);
+        if (store_has_failed(db))
+            error = error_set(FKV_IO, "%s: a write or a sync failed while room was made", db->path);
+        if (!made || store_has_failed(db))
+            break;
+    }
+    end_making_room(db);
+    return error;
+}
+
+enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
+                             const struct fkv_txn *txn)
+{
+    struct needs needs = {0};
+    struct overlay *overlay = NULL;
+    /* Else the room would be taken from who asked for it. (Who is in a read section must not wait
+     * for somebody who may wait for readers.) */
+    while (__builtin_expect(db->making_room, 0) && !rcu_read_ongoing())
+        pthread_cond_wait(&db->room_made, &db->writer);
+    enum fkv_error error = store_writable(db);
+    if (error || (error = prepare_with_room(db, writes, count, &needs)))
+        return error;
+    bool nothing = true;
+    for (size_t i = 0; nothing && i < count; i++)
+        nothing = writes[i].remove && !writes[i].entry;
+    if (txn)
+        error = txn_validate(txn);
+    if (!error && nothing)
+        error = FKV_NOT_FOUND;
+    if (!error && count > 1 && !(overlay = overlay_new(writes, count)))
+        error = FKV_NO_MEMORY;
+    if (!error)
+        error = store_and_log(db, writes, count, &needs);
+    if (!error)
+        apply(db, writes, count, overlay);
+    else
+        memory_free(overlay);
+    commit_unprepare(db);
+    commit_release(writes, count);
+    if (db->tail.failed)
+        return store_fail(db, FKV_IO);
+    if (!error)
+        collect_with_room(db);
+    index_trim(&db->index);
+    reclaim_poll(&db->reclaim, false);
+    checkpoint_poll(db);
+    return error;
+}

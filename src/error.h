@@ -1,0 +1,30 @@
+/*
+ * error: what a failing function says.
+ *
+ * Internal functions return an enum fkv_error. The place that detects a failure calls
+ * error_set, which keeps a sentence for fkv_error_detail and returns the error, so that
+ * `return error_set(FKV_DAMAGED, "...")` is the whole of it.
+ *
+ * The sentence is kept per thread, with the number of the handle that it is about: the public calls
+ * set that when they fail (error_claim). Handles are told apart by numbers that are never used
+ * again, for memory is: a new handle may have the address of one that was closed.
+ */
+#ifndef FKV_ERROR_H
+#define FKV_ERROR_H
+
+#include "fkv.h"
+
+enum fkv_error error_set(enum fkv_error error, const char *format, ...)
+    __attribute__((format(printf, 2, 3), cold));
+
+/* The error for a negative errno from the os interface, with `what` ("read sector 7 of"). */
+enum fkv_error error_os(int errno_negative, const char *what, const char *path)
+    __attribute__((cold));
+/* A sync failed, for whatever reason: FKV_IO. What was written may be lost. */
+enum fkv_error error_sync(int errno_negative, const char *path);
+
+/* `owner`: the number of a handle, 0 for fkv_open. */
+void error_claim(uint64_t owner);
+const char *error_detail_of(uint64_t owner);
+
+#endif

@@ -1,0 +1,131 @@
+#include "fetch.h"
+
+enum fkv_error fetch_cells(struct fkv *db, uint64_t address, uint32_t cells,
+                           struct fetched *fetched)
+{
+    size_t bytes = (size_t)cells * CELL_BYTES;
+    uint8_t *to = fetched->small;
+    if (bytes > sizeof fetched->small && !(to = fetched->block = memory_new(bytes)))
+        return FKV_NO_MEMORY;
+    fetched->record = to;
+    int status = db->os->ops->read(db->file, to, bytes, address * CELL_BYTES);
+    return status ? error_os(status, "read a record of", db->path) : FKV_OK;
+}
+
+enum fkv_error fetch_record(struct fkv *db, uint64_t entry, const void *key, size_t key_bytes,
+                            struct fetched *fetched)
+{
+    fetched->block = NULL;
+    enum fkv_error error = read_record(db, entry, key, key_bytes, &fetched->record);
+    if (error != READ_BY_CALL)
+        return error;
+    uint64_t sequence = __atomic_load_n(
+        &sector_view(&db->sectors, (uint32_t)(entry_address(entry) / SECTOR_CELLS))->sequence,
+        __ATOMIC_RELAXED);
+    error = fetch_cells(db, entry_address(entry), entry_cells(entry), fetched);
+    return error ? error : read_check(db, entry, sequence, fetched->record, key, key_bytes);
+}
+
+/* Find the record of a key; as in read.c. */
+static enum fkv_error fetch_find(struct fkv *db, const struct key *key, uint64_t *entry,
+                                 struct fetched *fetched)
+{
+    fetched->block = NULL;
+    for (;;) {
+        enum fkv_error error = read_entry(db, key->hash, entry);
+        if (error)
+            return error;
+        error = fetch_record(db, *entry, key->bytes, key->size, fetched);
+        uint64_t again;
+        if (error != FKV_NOT_FOUND)
+            return error;
+        if (read_entry(db, key->hash, &again) == FKV_OK && again == *entry)
+            return read_damaged(db, *entry, "has another key than the index says");
+        fetch_done(fetched);
+    }
+}
+
+enum fkv_error fetch_value(struct fkv *db, const struct key *key, void *buffer, size_t buffer_bytes,
+                           size_t *value_bytes)
+{
+    enum fkv_error error;
+    bool again;
+    do {
+        struct fetched fetched;
+        uint64_t entry;
+        again = false;
+        error = fetch_find(db, key, &entry, &fetched);
+        if (!error)
+            error = read_copy(db, key, entry, fetched.record, buffer, buffer_bytes, value_bytes,
+                              &again);
+        fetch_done(&fetched);
+    } while (again);
+    return error;
+}
+
+enum fkv_error fetch_size(struct fkv *db, const struct key *key, size_t *value_bytes)
+{
+    struct fetched fetched;
+    uint64_t entry;
+    enum fkv_error error = fetch_find(db, key, &entry, &fetched);
+    if (!error)
+        *value_bytes = read_value_bytes(entry, fetched.record);
+    fetch_done(&fetched);
+    return error;
+}
+
+/* Once more page by page if it fails: an error may pass, and is the less likely the less is read.
+ */
+static int read_sector(struct fkv *db, uint32_t sector, uint8_t *to)
+{
+    uint64_t offset = (uint64_t)sector * SECTOR_BYTES;
+    int status = db->os->ops->read(db->file, to, SECTOR_BYTES, offset);
+    if (!status)
+        return 0;
+    status = 0;
+    for (size_t at = 0; !status && at < SECTOR_BYTES; at += PAGE_BYTES)
+        status = db->os->ops->read(db->file, to + at, PAGE_BYTES, offset + at);
+    return status;
+}
+
+enum fkv_error fetch_sector(struct fkv *db, uint32_t sector, struct sector_room *room,
+                            const uint8_t **bytes)
+{
+    uint64_t sequence = sector_view(&db->sectors, sector)->sequence;
+    const uint8_t *base = sector_base(&db->sectors, sector);
+    if (base) {
+        *bytes = base;
+        return FKV_OK;
+    }
+    if (!room->bytes && !(room->bytes = memory_buffer(SECTOR_BYTES)))
+        return FKV_NO_MEMORY;
+    if (room->sequence != sequence) {
+        room->sequence = 0;
+        int status = read_sector(db, sector, room->bytes);
+        if (status)
+            return error_os(status, "read a sector of", db->path);
+        room->sequence = sequence;
+    }
+    *bytes = room->bytes;
+    return FKV_OK;
+}
+
+#ifdef FKV_TESTING
+bool fetch_test_by_call;
+#endif
+
+void fetch_decide(struct fkv *db)
+{
+    struct sectors *sectors = &db->sectors;
+    if (sectors->unmapped)
+        return;
+    uint64_t memory = db->os->ops->memory(db->os);
+#ifdef FKV_TESTING
+    memory = fetch_test_by_call ? 0 : memory;
+#endif
+    uint64_t need = (uint64_t)sectors->count * SECTOR_BYTES + store_memory_bytes(db);
+    bool by_call = atomic_load(&sectors->by_call);
+    /* Some way apart, so that a store at the edge does not change its way all the time. */
+    if (by_call ? need < memory / 8 * 7 : need > memory)
+        sectors_read_by_call(sectors, !by_call);
+}

@@ -1,0 +1,542 @@
+#include "fkv.h"
+
+#include <stdio.h>
+
+#include "blake3.h"
+#include "load.h"
+#include "store.h"
+#include "txn.h"
+
+/* The public calls: they check arguments, make keys, and take the locks. */
+
+#define VERSION_TEXT(a, b, c) #a "." #b "." #c
+#define VERSION_OF(a, b, c) VERSION_TEXT(a, b, c)
+
+const char *fkv_version(void)
+{
+    return VERSION_OF(FKV_VERSION_MAJOR, FKV_VERSION_MINOR, FKV_VERSION_PATCH);
+}
+
+const char *fkv_error_detail(const fkv *db)
+{
+    return error_detail_of(db ? db->id : 0);
+}
+
+void fkv_options_init(fkv_options *options)
+{
+    if (options)
+        *options = (fkv_options){.size = sizeof *options};
+}
+
+/* The detail of a failure is the handle's; success and absence have none to keep. */
+static inline enum fkv_error said(const fkv *db, enum fkv_error error)
+{
+    if (__builtin_expect(error > FKV_NOT_FOUND, 0))
+        error_claim(db ? db->id : 0);
+    return error;
+}
+
+static enum fkv_error say(const fkv *db, enum fkv_error error, const char *text)
+{
+    error_set(error, "%s", text);
+    return said(db, error);
+}
+
+/* The handle is not just alive. */
+static __attribute__((noinline)) enum fkv_error handle_state(fkv *db)
+{
+    if (__atomic_load_n(db->alive, __ATOMIC_RELAXED) == HANDLE_FORKED)
+        return say(db, FKV_FORKED, "the store was opened before fork()");
+    /* Without threads, where none writes: this reader waits for the others, before it begins. */
+    __atomic_store_n(db->alive, HANDLE_ALIVE, __ATOMIC_RELAXED);
+    reclaim_wait(&db->reclaim);
+    return FKV_OK;
+}
+
+static inline enum fkv_error check_handle(fkv *db)
+{
+    if (__builtin_expect(!db, 0))
+        return say(db, FKV_INVALID, "the handle is NULL");
+    if (__builtin_expect(__atomic_load_n(db->alive, __ATOMIC_RELAXED) != HANDLE_ALIVE, 0))
+        return handle_state(db);
+    return FKV_OK;
+}
+
+enum fkv_error key_make(const struct fkv *db, const void *bytes, size_t size, struct key *key)
+{
+    if (__builtin_expect(size > FKV_KEY_BYTES_MAX, 0)) {
+        error_set(FKV_KEY_TOO_LARGE, "a key of %zu bytes; at most %u", size, FKV_KEY_BYTES_MAX);
+        return FKV_KEY_TOO_LARGE;
+    }
+    if (__builtin_expect(!bytes && size, 0))
+        return error_set(FKV_INVALID, "the key is NULL");
+    key->bytes = bytes;
+    key->size = size;
+    if (__builtin_expect(db->digest, 0)) {
+        blake3_hash(db->digest_key, bytes, size, key->digest);
+        key->bytes = key->digest;
+        key->size = DIGEST_BYTES;
+    }
+    key->hash = hash_key(&db->hash_seeds.keys, key->bytes, key->size);
+    return FKV_OK;
+}
+
+static enum fkv_error check_value(const void *value, size_t value_bytes)
+{
+    if (value_bytes > FKV_VALUE_BYTES_MAX)
+        return error_set(FKV_VALUE_TOO_LARGE, "a value of %zu bytes; at most %u", value_bytes,
+                         FKV_VALUE_BYTES_MAX);
+    if (!value && value_bytes)
+        return error_set(FKV_INVALID, "the value is NULL");
+    return FKV_OK;
+}
+
+/* ---------------------------------------------------------------- opening and closing */
+
+enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db)
+{
+    if (db)
+        *db = NULL;
+    if (!path || !*path || !db)
+        return say(NULL, FKV_INVALID,
+                   !db     ? "no place for the handle"
+                   : !path ? "the path is NULL"
+                           : "the path is empty");
+    return said(NULL, store_open(os_posix(), path, options, db));
+}
+
+enum fkv_error fkv_close(fkv *db)
+{
+    return db ? said(NULL, store_close(db)) : FKV_OK;
+}
+
+/* ---------------------------------------------------------------- writing */
+
+static enum fkv_error commit_one(fkv *db, struct write *write, unsigned flags)
+{
+    if (flags & ~(unsigned)FKV_SYNC)
+        return error_set(FKV_INVALID, "unknown flags %#x", flags);
+    rcu_read_lock();
+    index_prefetch(&db->index, write->hash);
+    rcu_read_unlock();
+    store_lock(db);
+    enum fkv_error error = commit_writes(db, write, 1, NULL);
+    uint64_t commit = db->commit;
+    pthread_mutex_unlock(&db->writer);
+    reclaim_wait(&db->reclaim);
+    checkpoint_pause(db);
+    if (!error && ((flags & FKV_SYNC) || (db->flags & FKV_SYNC_EVERY)))
+        error = log_sync(&db->log, commit);
+    return error;
+}
+
+enum fkv_error fkv_put_with(fkv *db, const void *key, size_t key_bytes, const void *value,
+                            size_t value_bytes, unsigned flags)
+{
+    struct key made;
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if ((error = key_make(db, key, key_bytes, &made)) || (error = check_value(value, value_bytes)))
+        return said(db, error);
+    struct write write = {.hash = made.hash,
+                          .key = made.bytes,
+                          .key_bytes = (uint32_t)made.size,
+                          .value = value,
+                          .value_bytes = (uint32_t)value_bytes};
+    return said(db, commit_one(db, &write, flags));
+}
+
+enum fkv_error fkv_put(fkv *db, const void *key, size_t key_bytes, const void *value,
+                       size_t value_bytes)
+{
+    return fkv_put_with(db, key, key_bytes, value, value_bytes, 0);
+}
+
+enum fkv_error fkv_delete_with(fkv *db, const void *key, size_t key_bytes, unsigned flags)
+{
+    struct key made;
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    struct write write = {.hash = made.hash, .remove = true};
+    return said(db, commit_one(db, &write, flags));
+}
+
+enum fkv_error fkv_delete(fkv *db, const void *key, size_t key_bytes)
+{
+    return fkv_delete_with(db, key, key_bytes, 0);
+}
+
+enum fkv_error fkv_sync(fkv *db)
+{
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if ((error = store_writable(db)))
+        return said(db, error);
+    return said(db, log_sync(&db->log, atomic_load(&db->log.written_commit)));
+}
+
+enum fkv_error fkv_checkpoint(fkv *db)
+{
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    pthread_mutex_lock(&db->writer);
+    db->checkpoint.asked = true;
+    error = checkpoint_run(db);
+    if (!error)
+        sectors_trim(&db->sectors, 8, false, &db->writer);
+    pthread_mutex_unlock(&db->writer);
+    return said(db, error);
+}
+
+/* A little of what fkv_compact does, in one hold of the writer lock; *steps: taken, 0 at the end.
+ */
+static enum fkv_error compact_some(fkv *db, uint32_t garbage_percent, uint64_t *steps)
+{
+    enum { STEPS_AT_ONCE = 4096 };
+    enum fkv_error error;
+    pthread_mutex_lock(&db->writer);
+    if (!(error = store_writable(db))) {
+        *steps = collect_further(db, STEPS_AT_ONCE, garbage_percent);
+        if (!*steps && db->collector.log_full && !(error = checkpoint_run(db)))
+            *steps = 1; /* there is room in the log now */
+        index_trim(&db->index);
+        reclaim_poll(&db->reclaim, false);
+        checkpoint_poll(db);
+    }
+    pthread_mutex_unlock(&db->writer);
+    reclaim_wait(&db->reclaim);
+    return error;
+}
+
+enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent)
+{
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (garbage_percent > 100)
+        return say(db, FKV_INVALID, "more than 100 percent");
+    pthread_mutex_lock(&db->writer);
+    uint64_t left = (uint64_t)(db->sectors.values_count + UINT64_C(1)) * SECTOR_CELLS;
+    pthread_mutex_unlock(&db->writer);
+    uint64_t steps = 1;
+    while (!error && steps && left) {
+        error = compact_some(db, garbage_percent, &steps);
+        left -= min_u64(left, steps);
+    }
+    return error ? said(db, error) : fkv_checkpoint(db);
+}
+
+/* ---------------------------------------------------------------- reading */
+
+enum fkv_error fkv_get(fkv *db, const void *key, size_t key_bytes, void *buffer,
+                       size_t buffer_bytes, size_t *value_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (__builtin_expect(!buffer && buffer_bytes, 0))
+        return say(db, FKV_INVALID, "the buffer is NULL");
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    rcu_read_lock();
+    error = read_value(db, &made, buffer, buffer_bytes, value_bytes);
+    rcu_read_unlock();
+    return said(db, error);
+}
+
+enum fkv_error fkv_exists(fkv *db, const void *key, size_t key_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    uint64_t entry;
+    rcu_read_lock();
+    error = read_entry(db, made.hash, &entry);
+    rcu_read_unlock();
+    return said(db, error);
+}
+
+enum fkv_error fkv_value_size(fkv *db, const void *key, size_t key_bytes, size_t *value_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (!value_bytes)
+        return say(db, FKV_INVALID, "no place for the size");
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    rcu_read_lock();
+    error = read_size(db, &made, value_bytes);
+    rcu_read_unlock();
+    return said(db, error);
+}
+
+void fkv_read_begin(fkv *db)
+{
+    (void)db;
+    rcu_read_lock();
+}
+
+void fkv_read_end(fkv *db)
+{
+    (void)db;
+    if (rcu_read_ongoing())
+        rcu_read_unlock();
+}
+
+enum fkv_error fkv_borrow(fkv *db, const void *key, size_t key_bytes, const void **value,
+                          size_t *value_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (!value || !value_bytes)
+        return say(db, FKV_INVALID, "no place for the value");
+    if (!rcu_read_ongoing())
+        return say(db, FKV_INVALID, "fkv_borrow outside fkv_read_begin and fkv_read_end");
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    if (db->sectors.unmapped)
+        return say(db, FKV_INVALID, "the store is open without a mapping: nothing can be lent");
+    error = read_borrow(db, &made, value, value_bytes);
+    if (error == FKV_VALUE_TOO_LARGE)
+        error_set(error, "the value is stored in pieces");
+    return said(db, error);
+}
+
+/* ---------------------------------------------------------------- transactions */
+
+enum fkv_error fkv_txn_begin(fkv *db, fkv_txn **txn)
+{
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (!txn)
+        return say(db, FKV_INVALID, "no place for the transaction");
+    if ((error = store_writable(db)))
+        return said(db, error);
+    return said(db, txn_begin(db, txn));
+}
+
+static enum fkv_error check_txn(const fkv_txn *txn)
+{
+    if (!txn)
+        return say(NULL, FKV_INVALID, "the transaction is NULL");
+    if (txn_ended(txn)) { /* and the store may be closed */
+        error_claim(txn_owner(txn));
+        return error_set(FKV_TXN_ENDED, "the transaction has ended");
+    }
+    return check_handle(txn_store(txn));
+}
+
+enum fkv_error fkv_txn_put(fkv_txn *txn, const void *key, size_t key_bytes, const void *value,
+                           size_t value_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_txn(txn);
+    if (error)
+        return error;
+    fkv *db = txn_store(txn);
+    if ((error = key_make(db, key, key_bytes, &made)) || (error = check_value(value, value_bytes)))
+        return said(db, error);
+    return said(db, txn_put(txn, &made, value, value_bytes));
+}
+
+enum fkv_error fkv_txn_delete(fkv_txn *txn, const void *key, size_t key_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_txn(txn);
+    if (error)
+        return error;
+    fkv *db = txn_store(txn);
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    return said(db, txn_delete(txn, &made));
+}
+
+enum fkv_error fkv_txn_get(fkv_txn *txn, const void *key, size_t key_bytes, void *buffer,
+                           size_t buffer_bytes, size_t *value_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_txn(txn);
+    if (error)
+        return error;
+    fkv *db = txn_store(txn);
+    if (!buffer && buffer_bytes)
+        return say(db, FKV_INVALID, "the buffer is NULL");
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    return said(db, txn_get(txn, &made, buffer, buffer_bytes, value_bytes));
+}
+
+enum fkv_error fkv_txn_exists(fkv_txn *txn, const void *key, size_t key_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_txn(txn);
+    if (error)
+        return error;
+    fkv *db = txn_store(txn);
+    if ((error = key_make(db, key, key_bytes, &made)))
+        return said(db, error);
+    return said(db, txn_exists(txn, &made));
+}
+
+enum fkv_error fkv_txn_commit(fkv_txn *txn, unsigned flags)
+{
+    enum fkv_error error = check_txn(txn);
+    if (error)
+        return error;
+    fkv *db = txn_store(txn);
+    if (flags & ~(unsigned)FKV_SYNC)
+        return say(db, FKV_INVALID, "unknown flags");
+    return said(db, txn_commit(txn, (flags & FKV_SYNC) || (db->flags & FKV_SYNC_EVERY)));
+}
+
+enum fkv_error fkv_txn_abort(fkv_txn *txn)
+{
+    enum fkv_error error = check_txn(txn);
+    if (!error)
+        txn_abort(txn);
+    return error;
+}
+
+void fkv_txn_free(fkv_txn *txn)
+{
+    if (txn)
+        txn_free(txn);
+}
+
+/* ---------------------------------------------------------------- loads */
+
+enum fkv_error fkv_load_begin(fkv *db, fkv_load **load)
+{
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (!load)
+        return say(db, FKV_INVALID, "no place for the load");
+    if ((error = store_writable(db)))
+        return said(db, error);
+    return said(db, load_begin(db, load));
+}
+
+static enum fkv_error check_load(const fkv_load *load)
+{
+    if (!load)
+        return say(NULL, FKV_INVALID, "the load is NULL");
+    if (load_ended(load)) { /* and the store may be closed */
+        error_claim(load_owner(load));
+        return error_set(FKV_TXN_ENDED, "the load has ended");
+    }
+    return check_handle(load_store(load));
+}
+
+enum fkv_error fkv_load_put(fkv_load *load, const void *key, size_t key_bytes, const void *value,
+                            size_t value_bytes)
+{
+    struct key made;
+    enum fkv_error error = check_load(load);
+    if (error)
+        return error;
+    fkv *db = load_store(load);
+    if ((error = key_make(db, key, key_bytes, &made)) || (error = check_value(value, value_bytes)))
+        return said(db, error);
+    return said(db, load_put(load, &made, value, value_bytes));
+}
+
+enum fkv_error fkv_load_commit(fkv_load *load)
+{
+    enum fkv_error error = check_load(load);
+    if (error)
+        return error;
+    fkv *db = load_store(load);
+    if (rcu_read_ongoing())
+        return say(db, FKV_INVALID, "a load is not to be committed inside a read section");
+    return said(db, load_commit(load));
+}
+
+void fkv_load_free(fkv_load *load)
+{
+    if (load)
+        load_free(load);
+}
+
+/* ---------------------------------------------------------------- statistics */
+
+uint64_t store_memory_bytes(struct fkv *db)
+{
+    return frames_memory_bytes(&db->pages) + (uint64_t)db->tail.buffer_count * SECTOR_BYTES +
+           STAGING_PAGES * PAGE_BYTES + (db->collector.room.bytes ? SECTOR_BYTES : 0) +
+           db->sectors.views.backed_bytes + db->sectors.states.backed_bytes +
+           db->index.segments.backed_bytes + db->undo.bytes;
+}
+
+static void fill_stats(struct fkv *db, fkv_stats *stats)
+{
+    const struct sectors *sectors = &db->sectors;
+    uint64_t written = db->tail.written_bytes;
+    *stats = (fkv_stats){
+        .keys = db->keys,
+        .cell_bytes = CELL_BYTES,
+        .live_cells = sectors->live_cells + (uint64_t)sectors->large_count * SECTOR_CELLS,
+        .dead_cells = sectors->dead_cells,
+        .sectors_free = sectors_free_count(sectors) + (db->tail.spare != 0) + sectors->changing,
+        .sectors_quarantined =
+            sectors->freed.count + sectors->uncertain.count + sectors->awaiting_readers,
+        .sectors_values = sectors->values_count,
+        .sectors_large = sectors->large_count,
+        .sectors_pages = db->pages.sector_count,
+        .file_bytes = (uint64_t)sectors->count * SECTOR_BYTES,
+        .log_bytes = db->log.size,
+        .log_bytes_live = db->log.live_bytes,
+        .index_slots = db->index.page_count * SLOTS_PER_PAGE,
+        .index_bytes = index_memory_bytes(&db->index),
+        .index_splits = db->index.rebuilds,
+        .collector_debt_cells = db->collector.debt_cells,
+        .commits = db->commits,
+        .checkpoints = db->checkpoint.done,
+        .syncs = db->log.syncs,
+        .bytes_put = db->bytes_put,
+        .bytes_written_log = db->log.written_bytes,
+        .bytes_written_values = written,
+        .bytes_written_collector = db->collector.moved_bytes,
+        .bytes_written_pages = db->pages.written_bytes + db->checkpoint.header_bytes,
+        .snapshots = db->undo.open_count,
+        .snapshot_sectors = sectors->held.count,
+        .snapshot_bytes = db->undo.bytes,
+        .index_loads = db->pages.space[SPACE_INDEX].loads,
+        .index_evictions = db->index.evictions,
+    };
+    stats->memory_bytes = store_memory_bytes(db);
+}
+
+enum fkv_error fkv_get_stats(fkv *db, fkv_stats *stats, size_t stats_bytes)
+{
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (!stats || !stats_bytes)
+        return say(db, FKV_INVALID, "no place for the statistics");
+    fkv_stats all;
+    pthread_mutex_lock(&db->writer);
+    fill_stats(db, &all);
+    pthread_mutex_unlock(&db->writer);
+    if (stats_bytes > sizeof all) {
+        memset(stats, 0, stats_bytes);
+        stats_bytes = sizeof all;
+    }
+    memcpy(stats, &all, stats_bytes);
+    return FKV_OK;
+}

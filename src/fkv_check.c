@@ -1,0 +1,152 @@
+#include "check.h"
+#include "error.h"
+#include "repair.h"
+
+/* The public calls of checks: arguments, locks and errors. */
+
+const char *fkv_part_name(enum fkv_part part)
+{
+    switch (part) {
+    case FKV_PART_HEADER:
+        return "header";
+    case FKV_PART_PAGES:
+        return "pages";
+    case FKV_PART_INDEX:
+        return "index";
+    case FKV_PART_TABLE:
+        return "sector table";
+    case FKV_PART_MAPS:
+        return "deletion maps";
+    case FKV_PART_VALUES:
+        return "values";
+    case FKV_PART_LARGE:
+        return "large values";
+    case FKV_PART_SPACE:
+        return "space";
+    case FKV_PART_COUNTERS:
+        return "counters";
+    case FKV_PART_LOG:
+        return "log";
+    case FKV_PART_MEMORY:
+        return "memory";
+    }
+    return "unknown part";
+}
+
+static enum fkv_error said(const fkv *db, enum fkv_error error)
+{
+    if (error)
+        error_claim(db ? db->id : 0);
+    return error;
+}
+
+static enum fkv_error say(const fkv *db, enum fkv_error error, const char *text)
+{
+    error_set(error, "%s", text);
+    return said(db, error);
+}
+
+void fkv_check_options_init(fkv_check_options *options)
+{
+    if (options)
+        *options = (fkv_check_options){.size = sizeof *options};
+}
+
+static enum fkv_error take_options(const fkv_check_options *given, struct check_options *options)
+{
+    fkv_check_options all;
+    fkv_check_options_init(&all);
+    if (given && given->size < offsetof(fkv_check_options, problem))
+        return error_set(FKV_INVALID, "options were not made with fkv_check_options_init");
+    if (given)
+        memcpy(&all, given, given->size < sizeof all ? given->size : sizeof all);
+    if (all.flags)
+        return error_set(FKV_INVALID, "unknown flags %#x", all.flags);
+    *options = (struct check_options){
+        .problem = all.problem, .progress = all.progress, .context = all.context};
+    return FKV_OK;
+}
+
+/* Give the caller as much of the result as he knows of. */
+static void give(void *to, size_t to_bytes, const void *from, size_t from_bytes)
+{
+    if (!to)
+        return;
+    if (to_bytes > from_bytes)
+        memset(to, 0, to_bytes);
+    memcpy(to, from, to_bytes < from_bytes ? to_bytes : from_bytes);
+}
+
+enum fkv_error fkv_check(fkv *db, const fkv_check_options *given, fkv_check_result *result,
+                         size_t result_bytes)
+{
+    struct check_options options;
+    fkv_check_result found = {0};
+    if (!db)
+        return say(db, FKV_INVALID, "the handle is NULL");
+    if (!*db->alive)
+        return say(db, FKV_FORKED, "the store was opened before fork()");
+    enum fkv_error error = take_options(given, &options);
+    if (error)
+        return said(db, error);
+    pthread_mutex_lock(&db->writer);
+    check_wait(db);
+    error = store_check(db, &options, &found);
+    pthread_mutex_unlock(&db->writer);
+    give(result, result_bytes, &found, sizeof found);
+    return said(db, error);
+}
+
+enum fkv_error fkv_check_file(const char *path, const fkv_check_options *given,
+                              fkv_check_result *result, size_t result_bytes)
+{
+    struct check_options options;
+    fkv_check_result found = {0};
+    if (!path || !*path)
+        return say(NULL, FKV_INVALID, path ? "the path is empty" : "the path is NULL");
+    enum fkv_error error = take_options(given, &options);
+    if (error)
+        return said(NULL, error);
+    error = check_file(os_posix(), path, &options, &found);
+    give(result, result_bytes, &found, sizeof found);
+    return said(NULL, error);
+}
+
+/* ---------------------------------------------------------------- repair */
+
+void fkv_repair_options_init(fkv_repair_options *options)
+{
+    if (options)
+        *options = (fkv_repair_options){.size = sizeof *options};
+}
+
+static enum fkv_error take_repair_options(const fkv_repair_options *given,
+                                          struct repair_options *options)
+{
+    fkv_repair_options all;
+    fkv_repair_options_init(&all);
+    if (given && given->size < offsetof(fkv_repair_options, problem))
+        return error_set(FKV_INVALID, "options were not made with fkv_repair_options_init");
+    if (given)
+        memcpy(&all, given, given->size < sizeof all ? given->size : sizeof all);
+    if (all.flags)
+        return error_set(FKV_INVALID, "unknown flags %#x", all.flags);
+    *options = (struct repair_options){
+        .problem = all.problem, .progress = all.progress, .context = all.context};
+    return FKV_OK;
+}
+
+enum fkv_error fkv_repair(const char *path, const char *new_path, const fkv_repair_options *given,
+                          fkv_repair_result *result, size_t result_bytes)
+{
+    struct repair_options options;
+    fkv_repair_result found = {0};
+    if (!path || !*path || !new_path || !*new_path)
+        return say(NULL, FKV_INVALID, "a path is NULL or empty");
+    enum fkv_error error = take_repair_options(given, &options);
+    if (error)
+        return said(NULL, error);
+    error = repair(os_posix(), path, new_path, &options, &found);
+    give(result, result_bytes, &found, sizeof found);
+    return said(NULL, error);
+}

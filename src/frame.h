@@ -1,0 +1,51 @@
+/*
+ * frame: could these bytes be a frame of the log?
+ *
+ * Whoever looks for frames in a log without knowing where they begin tries every multiple of 8. A
+ * checksum over each length that is found there takes time of the square of the log's length: of a
+ * log of small records, half of the places have an address where a frame has its length. That the
+ * operations end exactly where the frame does is seen at a glance, and nearly nothing but frames
+ * has it.
+ */
+#ifndef FKV_FRAME_H
+#define FKV_FRAME_H
+
+#include "format.h"
+
+#define RESTART_BYTES 16u
+
+/* The header alone; `room` bytes are there. */
+static inline bool frame_header_is_plausible(const struct format_frame *header, uint64_t room)
+{
+    return header->bytes >= sizeof *header && header->bytes % 8 == 0 && header->bytes <= room &&
+           header->flags <= FRAME_FLAGS_ALL && header->commit < COMMITS_MAX &&
+           header->durable_commit < COMMITS_MAX;
+}
+
+static inline bool operations_fill(const uint8_t *at, const uint8_t *end)
+{
+    struct format_operation operation;
+    while (at != end) {
+        if ((size_t)(end - at) < sizeof operation)
+            return false;
+        memcpy(&operation, at, sizeof operation);
+        at += sizeof operation;
+        if (operation.kind < OPERATION_OPEN || operation.kind > OPERATION_LARGE ||
+            round_up(operation.bytes, 8) > (uint64_t)(end - at))
+            return false;
+        at += round_up(operation.bytes, 8);
+    }
+    return true;
+}
+
+/* All of it, header->bytes at `frame`. */
+static inline bool frame_is_plausible(const struct format_frame *header, const uint8_t *frame)
+{
+    if (header->flags & FRAME_WRAP)
+        return header->bytes == sizeof *header;
+    if (header->flags & FRAME_RESTART)
+        return header->bytes == sizeof *header + RESTART_BYTES;
+    return operations_fill(frame + sizeof *header, frame + header->bytes);
+}
+
+#endif

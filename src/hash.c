@@ -1,0 +1,212 @@
+/*
+ * hash.c: AES-CMAC.
+ *
+ * Written from FIPS 197 (AES) and RFC 4493 (CMAC). tests/test_hash.c holds the vectors of the
+ * latter, and those that another implementation gives for all short lengths.
+ */
+#include "hash.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "bytes.h"
+
+enum { BLOCK = 16, ROUNDS = 10 };
+
+/* ---------------------------------------------------------------- blocks */
+
+static inline uint64_t load_u32_wide(const uint8_t *from)
+{
+    uint32_t word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+
+/*
+ * The last block, where it is not full: what is left of the data, a bit, zeros. Without a loop over
+ * bytes: what two loads that overlap both hold, they agree on.
+ */
+static inline void load_part(const uint8_t *data, size_t bytes, uint64_t block[2])
+{
+    uint64_t low = 0, high = 0;
+    if (bytes >= 8) {
+        low = load_u64(data);
+        high = load_u64(data + bytes - 8) >> 8 >> (120 - 8 * bytes); /* two shifts: it may be 64 */
+        high |= UINT64_C(0x80) << 8 * (bytes - 8);
+    } else {
+        if (bytes >= 4)
+            low = load_u32_wide(data) | load_u32_wide(data + bytes - 4) << 8 * (bytes - 4);
+        else if (bytes)
+            low = data[0] | (uint64_t)data[bytes / 2] << 8 * (bytes / 2) |
+                  (uint64_t)data[bytes - 1] << 8 * (bytes - 1);
+        low |= UINT64_C(0x80) << 8 * bytes;
+    }
+    block[0] = low;
+    block[1] = high;
+}
+
+/* ---------------------------------------------------------------- plain code */
+
+/* x times the polynomial x in GF(2^8). */
+static inline uint8_t times2(uint8_t x)
+{
+    return (uint8_t)(x << 1 ^ (x >> 7) * 0x1b);
+}
+
+static uint8_t rotate_left(uint8_t x, int bits)
+{
+    return (uint8_t)(x << bits | x >> (8 - bits));
+}
+
+static struct {
+    uint8_t sbox[256];
+    bool fast; /* the processor knows AES */
+} aes;
+
+/* FIPS 197, 5.1.1: inversion, then an affine map. p runs through the powers of 3, q through those
+ * of its inverse. */
+__attribute__((constructor)) static void aes_make(void)
+{
+    uint8_t p = 1, q = 1;
+    do {
+        p = (uint8_t)(p ^ times2(p));
+        q = (uint8_t)(q ^ q << 1);
+        q = (uint8_t)(q ^ q << 2);
+        q = (uint8_t)(q ^ q << 4);
+        q ^= (uint8_t)(q >> 7) * 0x09;
+        aes.sbox[p] = (uint8_t)(q ^ rotate_left(q, 1) ^ rotate_left(q, 2) ^ rotate_left(q, 3) ^
+                                rotate_left(q, 4) ^ 0x63);
+    } while (p != 1);
+    aes.sbox[0] = 0x63;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    aes.fast = __builtin_cpu_supports("aes") && __builtin_cpu_supports("sse4.1");
+#endif
+}
+
+static void add_round_key(uint8_t state[BLOCK], const uint8_t key[BLOCK])
+{
+    for (int i = 0; i < BLOCK; i++)
+        state[i] ^= key[i];
+}
+
+/* The rounds; the first key is in the state already. */
+static void encrypt_plain(const struct hash_seed *seed, uint8_t state[BLOCK])
+{
+    for (int round = 1; round <= ROUNDS; round++) {
+        uint8_t shifted[BLOCK];
+        for (int i = 0; i < BLOCK; i++) /* bytes are substituted, rows are shifted */
+            shifted[i] = aes.sbox[state[(i + 4 * (i % 4)) % BLOCK]];
+        for (int column = 0; column < BLOCK && round < ROUNDS; column += 4) {
+            uint8_t *c = shifted + column;
+            uint8_t first = c[0], all = c[0] ^ c[1] ^ c[2] ^ c[3];
+            c[0] ^= all ^ times2(c[0] ^ c[1]);
+            c[1] ^= all ^ times2(c[1] ^ c[2]);
+            c[2] ^= all ^ times2(c[2] ^ c[3]);
+            c[3] ^= all ^ times2(c[3] ^ first);
+        }
+        memcpy(state, shifted, BLOCK);
+        add_round_key(state, seed->round[round]);
+    }
+}
+
+/* Double in GF(2^128) (RFC 4493, 2.3). */
+static void doubled(uint8_t to[BLOCK], const uint8_t from[BLOCK])
+{
+    for (int i = 0; i < BLOCK; i++)
+        to[i] = (uint8_t)(from[i] << 1 | (i + 1 < BLOCK ? from[i + 1] >> 7 : 0));
+    to[BLOCK - 1] ^= (from[0] >> 7) * 0x87;
+}
+
+void hash_seed_make(struct hash_seed *seed, const uint8_t salt[HASH_SALT_BYTES])
+{
+    uint8_t constant = 1;
+    memcpy(seed->round[0], salt, BLOCK);
+    for (int round = 1; round <= ROUNDS; round++) { /* FIPS 197, 5.2 */
+        const uint8_t *last = seed->round[round - 1];
+        uint8_t *next = seed->round[round];
+        for (int i = 0; i < 4; i++)
+            next[i] = last[i] ^ aes.sbox[last[12 + (i + 1) % 4]];
+        next[0] ^= constant;
+        for (int i = 4; i < BLOCK; i++)
+            next[i] = last[i] ^ next[i - 4];
+        constant = times2(constant);
+    }
+    uint8_t zero[BLOCK];
+    memcpy(zero, seed->round[0], BLOCK);
+    encrypt_plain(seed, zero);
+    doubled(seed->whole, zero);
+    doubled(seed->part, seed->whole);
+    add_round_key(seed->whole, seed->round[0]);
+    add_round_key(seed->part, seed->round[0]);
+}
+
+struct hash128 hash_key_plain(const struct hash_seed *seed, const void *data, size_t bytes)
+{
+    const uint8_t *from = data;
+    uint8_t state[BLOCK] = {0};
+    for (; bytes > BLOCK; bytes -= BLOCK, from += BLOCK) {
+        add_round_key(state, from);
+        add_round_key(state, seed->round[0]);
+        encrypt_plain(seed, state);
+    }
+    uint64_t block[2];
+    if (bytes == BLOCK)
+        memcpy(block, from, BLOCK);
+    else
+        load_part(from, bytes, block);
+    add_round_key(state, (const uint8_t *)block);
+    add_round_key(state, bytes == BLOCK ? seed->whole : seed->part);
+    encrypt_plain(seed, state);
+    return (struct hash128){load_u64(state), load_u64(state + 8)};
+}
+
+/* ---------------------------------------------------------------- with the processor's help */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define WITH_AES __attribute__((target("aes,sse4.1")))
+
+WITH_AES static inline __m128i encrypt(const struct hash_seed *seed, __m128i state)
+{
+    const __m128i *round = (const __m128i *)seed->round;
+#pragma GCC unroll 10
+    for (int i = 1; i < ROUNDS; i++)
+        state = _mm_aesenc_si128(state, round[i]);
+    return _mm_aesenclast_si128(state, round[ROUNDS]);
+}
+
+WITH_AES static struct hash128 hash_key_fast(const struct hash_seed *seed, const uint8_t *from,
+                                             size_t bytes)
+{
+    __m128i state = _mm_setzero_si128();
+    for (; __builtin_expect(bytes > BLOCK, 0); bytes -= BLOCK, from += BLOCK) {
+        __m128i block = _mm_loadu_si128((const __m128i *)from);
+        state = encrypt(
+            seed, _mm_xor_si128(_mm_xor_si128(state, block), *(const __m128i *)seed->round[0]));
+    }
+    __m128i block, key;
+    if (bytes == BLOCK) {
+        block = _mm_loadu_si128((const __m128i *)from);
+        key = *(const __m128i *)seed->whole;
+    } else {
+        uint64_t part[2];
+        load_part(from, bytes, part);
+        block = _mm_set_epi64x((long long)part[1], (long long)part[0]);
+        key = *(const __m128i *)seed->part;
+    }
+    state = encrypt(seed, _mm_xor_si128(_mm_xor_si128(state, block), key));
+    return (struct hash128){(uint64_t)_mm_cvtsi128_si64(state),
+                            (uint64_t)_mm_extract_epi64(state, 1)};
+}
+#endif
+
+struct hash128 hash_key(const struct hash_seed *seed, const void *data, size_t bytes)
+{
+#if defined(__x86_64__)
+    if (__builtin_expect(aes.fast, 1))
+        return hash_key_fast(seed, data, bytes);
+#endif
+    return hash_key_plain(seed, data, bytes);
+}

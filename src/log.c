@@ -1,0 +1,471 @@
+#include "log.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "checksum.h"
+#include "frame.h"
+#include "memory.h"
+#include "planted.h"
+
+#define LOG_SIZE_MIN MIB
+
+void log_make(struct log *log, const struct os_ops *ops, const char *path, uint64_t size_max,
+              struct os_file *data_file, const char *data_path)
+{
+    *log = (struct log){.ops = ops,
+                        .path = path,
+                        .size_max = size_max,
+                        .ahead_max = size_max,
+                        .data_file = data_file,
+                        .data_path = data_path};
+    pthread_mutex_init(&log->grow_lock, NULL);
+}
+
+static enum fkv_error map_log(struct log *log)
+{
+    /* Address space beyond the maximum is for single frames that need more. */
+    log->map_bytes = round_up(max_u64(log->size, 2 * log->size_max + 64 * MIB), MIB);
+    void *map;
+    int status = log->ops->map(log->file, 0, log->map_bytes, !log->read_only, &map);
+    if (status)
+        return error_os(status, "map", log->path);
+    log->map = map;
+    return FKV_OK;
+}
+
+enum fkv_error log_create(struct log *log, const uint8_t store_id[16])
+{
+    struct format_log_header header = {.magic = LOG_MAGIC, .version = FORMAT_VERSION};
+    memcpy(header.store_id, store_id, sizeof header.store_id);
+    log->seed = load_u64(store_id);
+    header.checksum = checksum64(&header, offsetof(struct format_log_header, checksum));
+    int status = log->ops->allocate(log->file, 0, LOG_SIZE_MIN);
+    if (!status)
+        status = log->ops->write(log->file, &header, sizeof header, 0);
+    if (status)
+        return error_os(status, "create", log->path);
+    log->size = LOG_SIZE_MIN;
+    log->start = log->head.offset = LOG_FRAMES_OFFSET;
+    return map_log(log);
+}
+
+enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinished)
+{
+    const uint64_t magic = LOG_MAGIC;
+    uint8_t page[PAGE_BYTES] = {0};
+    struct format_log_header header;
+    *unfinished = size == 0;
+    if (size == 0 || size > LOG_SIZE_MIN)
+        return FKV_OK;
+    int status = log->ops->read(log->file, page, (size_t)min_u64(size, sizeof page), 0);
+    if (status)
+        return error_os(status, "read", log->path);
+    memcpy(&header, page, sizeof header);
+    if (header.checksum == checksum64(&header, offsetof(struct format_log_header, checksum)))
+        return FKV_OK;
+    for (size_t i = 0; i < sizeof magic; i++) /* a torn header, or none */
+        if (page[i] && page[i] != ((const uint8_t *)&magic)[i])
+            return FKV_OK;
+    for (size_t i = sizeof header; i < sizeof page; i++)
+        if (page[i])
+            return FKV_OK;
+    *unfinished = true;
+    return FKV_OK;
+}
+
+enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
+{
+    struct format_log_header header;
+    uint64_t size;
+    int status = log->ops->size(log->file, &size);
+    if (status)
+        return error_os(status, "size of", log->path);
+    log->size = size;
+    if (log->size < LOG_FRAMES_OFFSET + sizeof(struct format_frame))
+        return error_set(FKV_TRUNCATED, "%s: the log has %llu bytes, less than its header",
+                         log->path, (unsigned long long)log->size);
+    if ((status = log->ops->read(log->file, &header, sizeof header, 0)))
+        return error_os(status, "read", log->path);
+    if (header.magic != LOG_MAGIC)
+        return error_set(FKV_NOT_A_STORE, "%s is not a log of fkv", log->path);
+    if (header.checksum != checksum64(&header, offsetof(struct format_log_header, checksum)))
+        return error_set(FKV_DAMAGED, "%s: the log's header fails its checksum", log->path);
+    if (header.version > FORMAT_VERSION)
+        return error_set(FKV_NEWER_FORMAT, "%s has format %u, known is up to %u", log->path,
+                         header.version, FORMAT_VERSION);
+    if (memcmp(header.store_id, store_id, sizeof header.store_id) != 0)
+        return error_set(FKV_LOG_MISMATCH, "%s belongs to another store", log->path);
+    log->seed = load_u64(store_id);
+    return map_log(log);
+}
+
+void log_drop(struct log *log)
+{
+    if (log->map)
+        log->ops->unmap(log->file, log->map, log->map_bytes);
+    log->map = NULL;
+}
+
+/* ---------------------------------------------------------------- room */
+
+static const uint64_t wrap_bytes = sizeof(struct format_frame);
+
+static bool fits_at_head(const struct log *log, uint64_t bytes)
+{
+    if (log->head.offset < log->start) /* wrapped: never reach start, full is not empty */
+        return log->head.offset + bytes < log->start;
+    return log->head.offset + bytes + wrap_bytes <= log->size;
+}
+
+/* The head may be beyond the file's end: where a crash undid growth that no sync had covered. */
+static bool fits_at_front(const struct log *log, uint64_t bytes)
+{
+    return log->head.offset >= log->start && LOG_FRAMES_OFFSET + bytes < log->start &&
+           log->head.offset + wrap_bytes <= log->size;
+}
+
+static enum fkv_error allocate_for(struct log *log, uint64_t bytes)
+{
+    uint64_t need = round_up(log->head.offset + bytes + wrap_bytes, MIB);
+    if (log->ahead >= need) {
+        log->size = log->ahead;
+        return FKV_OK;
+    }
+    uint64_t size = max_u64(min_u64(log->size * 2, log->size_max), need);
+    if (size > log->map_bytes)
+        return error_set(FKV_FULL, "%s: a commit of %llu bytes of log is too large", log->path,
+                         (unsigned long long)bytes);
+    uint64_t from = max_u64(log->size, log->ahead);
+    int status = log->ops->allocate(log->file, from, size - from);
+    if (status)
+        return error_os(status, "grow", log->path);
+    log->size = log->ahead = size;
+    return FKV_OK;
+}
+
+static enum fkv_error grow(struct log *log, uint64_t bytes)
+{
+    pthread_mutex_lock(&log->grow_lock);
+    enum fkv_error error = allocate_for(log, bytes);
+    pthread_mutex_unlock(&log->grow_lock);
+    return error;
+}
+
+/* By one MiB, through the mapping: so that the page cache holds it in pages, not in larger pieces
+ * of which every sync would write the whole. */
+static void lengthen_ahead(struct log *log)
+{
+    if (pthread_mutex_trylock(&log->grow_lock))
+        return;
+    uint64_t from = max_u64(log->size, log->ahead);
+    if (from == log->size && from + MIB <= log->ahead_max &&
+        log->ops->allocate(log->file, from, MIB) == 0) {
+        memset(log->map + from, 0, MIB);
+        log->ahead = from + MIB;
+    }
+    pthread_mutex_unlock(&log->grow_lock);
+}
+
+static uint64_t frame_checksum(const struct log *log, const uint8_t *frame, uint64_t bytes)
+{
+    size_t skip = sizeof(uint64_t); /* the checksum itself */
+    return checksum64(frame + skip, bytes - skip) ^ log->seed;
+}
+
+static void put_frame(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit)
+{
+    uint8_t *at = log->map + log->head.offset;
+    struct format_frame header = {
+        .previous = log->head.chain,
+        .bytes = (uint32_t)bytes,
+        .flags = flags,
+        .commit = commit,
+        .durable_commit = atomic_load_explicit(&log->durable_commit, memory_order_relaxed)};
+    memcpy(at, &header, sizeof header);
+    header.checksum = frame_checksum(log, at, bytes);
+    memcpy(at, &header.checksum, sizeof header.checksum);
+    log->head.chain = header.checksum;
+    log->head.offset += bytes;
+    log->live_bytes += bytes;
+    log->written_bytes += bytes;
+}
+
+enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
+{
+    *full = false;
+    if (bytes >= UINT32_MAX)
+        return error_set(FKV_FULL, "%s: a commit of %llu bytes of log is too large", log->path,
+                         (unsigned long long)bytes);
+    if (fits_at_head(log, bytes))
+        return FKV_OK;
+    /* Go back to the front if there is enough room there that it is worth it. */
+    bool front = fits_at_front(log, bytes);
+    if (front && (log->size >= log->size_max || log->start > log->size / 2)) {
+        uint64_t left = log->size - log->head.offset - wrap_bytes;
+        put_frame(log, wrap_bytes, FRAME_WRAP, 0);
+        log->live_bytes += left;
+        log->head.offset = LOG_FRAMES_OFFSET;
+        return FKV_OK;
+    }
+    enum fkv_error error = FKV_FULL;
+    bool alone = log->live_bytes == 0; /* nothing that a checkpoint could free */
+    if (log->head.offset >= log->start && (log->size < log->size_max || alone))
+        error = grow(log, bytes);
+    if (error == FKV_FULL && front) {
+        log->size_max = min_u64(log->size_max, log->size); /* as it is, it must do */
+        return log_reserve(log, bytes, full);
+    }
+    if (error == FKV_FULL && !alone) {
+        *full = true;
+        error_set(error, "%s: no room for %llu bytes before the next checkpoint", log->path,
+                  (unsigned long long)bytes);
+    }
+    return error;
+}
+
+uint8_t *log_begin(struct log *log, uint64_t bytes)
+{
+    assert(fits_at_head(log, bytes) && bytes % 8 == 0);
+    (void)bytes;
+    return log->map + log->head.offset + sizeof(struct format_frame);
+}
+
+void log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit)
+{
+    put_frame(log, bytes, flags, commit);
+    if (commit)
+        atomic_store_explicit(&log->written_commit, commit, memory_order_release);
+}
+
+void log_shrink(struct log *log)
+{
+    if (max_u64(log->size, log->ahead) > LOG_SIZE_MIN &&
+        log->ops->truncate(log->file, LOG_SIZE_MIN) == 0)
+        log->size = log->ahead = LOG_SIZE_MIN;
+}
+
+void log_release(struct log *log, struct log_position position)
+{
+    log->start = position.offset;
+    if (log->head.offset >= log->start)
+        log->live_bytes = log->head.offset - log->start;
+    else
+        log->live_bytes = log->size - log->start + log->head.offset - LOG_FRAMES_OFFSET;
+}
+
+/* ---------------------------------------------------------------- sync */
+
+static enum fkv_error sync_files(struct log *log)
+{
+    int status = 0;
+    /* What frames refer to must be durable before the frames are. */
+    if (atomic_exchange(&log->data_unsynced, false) && !PLANTED(SKIP_DATA_SYNC) &&
+        (status = log->ops->sync(log->data_file)))
+        return error_sync(status, log->data_path);
+    if (!PLANTED(SKIP_LOG_SYNC) && (status = log->ops->sync(log->file)))
+        return error_sync(status, log->path);
+    return FKV_OK;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/*
+ * Those who shared the last sync are on their way back with their next commits, if that is what
+ * they do: a sync that does not wait for them leaves them to the one after it, and all wait twice.
+ * So give way until as many have come, for half of the time that a sync takes at most. A thread
+ * that syncs alone never waits.
+ */
+static void gather(const struct log *log)
+{
+    uint64_t until = 0;
+    while (atomic_load(&log->sync_arrived) - log->sync_served < log->sync_group) {
+        uint64_t now = now_ns();
+        if (!until)
+            until = now + log->sync_ns / 2;
+        if (now >= until)
+            break;
+        sched_yield();
+    }
+}
+
+/* sync_round is odd, and this thread made it so. */
+static enum fkv_error sync_for_all(struct log *log)
+{
+    gather(log);
+    uint64_t begin = now_ns();
+    uint64_t served = atomic_load(&log->sync_arrived); /* before the commit: theirs are in it */
+    uint64_t target = atomic_load(&log->written_commit);
+    enum fkv_error error = sync_files(log);
+    if (error && !PLANTED(SYNC_AGAIN))
+        atomic_store(&log->sync_failed, true);
+    else
+        atomic_store(&log->durable_commit, target);
+    log->syncs++;
+    log->sync_ns = now_ns() - begin;
+    log->sync_group = atomic_load(&log->sync_arrived) - log->sync_served;
+    log->sync_served = served;
+    atomic_fetch_add(&log->sync_round, 1);
+    if (atomic_load(&log->sync_sleepers))
+        syscall(SYS_futex, &log->sync_round, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    if (!error)
+        lengthen_ahead(log);
+    return error;
+}
+
+/* Until the round is over. Counted before the kernel looks at the word, so that whoever changes it
+ * either sees the sleeper or keeps it from falling asleep. */
+static void sleep_through(struct log *log, uint32_t round)
+{
+    atomic_fetch_add(&log->sync_sleepers, 1);
+    syscall(SYS_futex, &log->sync_round, FUTEX_WAIT_PRIVATE, round, NULL, NULL, 0);
+    atomic_fetch_sub(&log->sync_sleepers, 1);
+}
+
+enum fkv_error log_sync(struct log *log, uint64_t commit)
+{
+    bool arrived = false;
+    for (;;) {
+        /* Looked at before durable_commit: a round that ends between the two ends the sleep too. */
+        uint32_t round = atomic_load(&log->sync_round);
+        if (atomic_load(&log->durable_commit) >= commit)
+            return FKV_OK;
+        if (atomic_load(&log->sync_failed))
+            return error_set(FKV_FAILED, "%s: an earlier sync failed", log->path);
+        if (!arrived)
+            atomic_fetch_add(&log->sync_arrived, 1);
+        arrived = true;
+        if (round % 2) {
+            sleep_through(log, round);
+        } else if (atomic_compare_exchange_strong(&log->sync_round, &round, round + 1)) {
+            enum fkv_error error = sync_for_all(log);
+            if (error)
+                return error;
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- replay */
+
+/* Is there a whole frame at this offset? */
+static bool frame_at(const struct log *log, uint64_t offset, struct format_frame *header)
+{
+    if (offset < LOG_FRAMES_OFFSET || offset % 8 || offset + sizeof *header > log->size)
+        return false;
+    memcpy(header, log->map + offset, sizeof *header);
+    return header->bytes >= sizeof *header && header->bytes % 8 == 0 &&
+           header->bytes <= log->size - offset &&
+           (PLANTED(NO_FRAME_CHECKSUM) ||
+            header->checksum == frame_checksum(log, log->map + offset, header->bytes));
+}
+
+enum fkv_error log_next(struct log *log, struct log_frame *frame, bool *found)
+{
+    for (;;) {
+        struct format_frame header;
+        *found = frame_at(log, log->head.offset, &header) &&
+                 (PLANTED(NO_CHAIN) || header.previous == log->head.chain);
+        if (!*found)
+            return FKV_OK;
+        frame->header = header;
+        frame->operations = log->map + log->head.offset + sizeof header;
+        frame->end = log->map + log->head.offset + header.bytes;
+        log->head.chain = header.checksum;
+        log->live_bytes += header.bytes;
+        log->head.offset += header.bytes;
+        if (!(header.flags & FRAME_WRAP))
+            return FKV_OK;
+        log->live_bytes += log->size - log->head.offset;
+        log->head.offset = LOG_FRAMES_OFFSET;
+        if (log->live_bytes > log->size)
+            return error_set(FKV_DAMAGED, "%s: the log runs in a circle", log->path);
+    }
+}
+
+static enum fkv_error write_again(struct log *log, uint8_t *buffer, uint64_t from, uint64_t to)
+{
+    for (uint64_t bytes; from < to; from += bytes) {
+        bytes = min_u64(to - from, MIB);
+        memcpy(buffer, log->map + from, bytes);
+        int status = log->ops->write(log->file, buffer, bytes, from);
+        if (status)
+            return error_os(status, "write", log->path);
+    }
+    return FKV_OK;
+}
+
+enum fkv_error log_write_again(struct log *log)
+{
+    if (log->live_bytes == 0)
+        return FKV_OK;
+    uint8_t *buffer = memory_buffer(min_u64(log->live_bytes, MIB));
+    if (!buffer)
+        return FKV_NO_MEMORY;
+    enum fkv_error error;
+    if (log->head.offset > log->start) {
+        error = write_again(log, buffer, log->start, log->head.offset);
+    } else if (!(error = write_again(log, buffer, log->start, log->size))) {
+        error = write_again(log, buffer, LOG_FRAMES_OFFSET, log->head.offset);
+    }
+    memory_free(buffer);
+    return error;
+}
+
+/* A frame of any age and chain? Its checksum comes last: see frame.h. */
+static bool any_frame_at(const struct log *log, uint64_t offset, struct format_frame *header)
+{
+    memcpy(header, log->map + offset, sizeof *header);
+    return frame_header_is_plausible(header, log->size - offset) &&
+           frame_is_plausible(header, log->map + offset) && frame_at(log, offset, header);
+}
+
+/* How far the next place is that may have a header, behind one that has none: of a log that was
+ * never full the most part is zeros, and where a header says that its frame has 0 bytes it is none.
+ */
+static uint64_t step_over(const struct log *log, uint64_t offset)
+{
+    enum { ZEROS = 256, UP_TO_BYTES = offsetof(struct format_frame, bytes) };
+    const uint8_t *at = log->map + offset;
+    uint64_t any = load_u64(at + UP_TO_BYTES);
+    if (any || log->size - offset < ZEROS)
+        return 8;
+    for (size_t i = 0; i < ZEROS; i += 8)
+        any |= load_u64(at + i);
+    return any ? 8 : ZEROS - UP_TO_BYTES;
+}
+
+/*
+ * Whole frames of any age are passed over in one step: what looks like a frame inside of one is
+ * somebody's value. Only where an old frame was written over in part every place is tried.
+ */
+enum fkv_error log_check_end(const struct log *log, uint64_t last_commit)
+{
+    uint64_t step;
+    for (uint64_t offset = LOG_FRAMES_OFFSET; offset + sizeof(struct format_frame) <= log->size;
+         offset += step) {
+        struct format_frame header;
+        if (!any_frame_at(log, offset, &header)) {
+            step = step_over(log, offset);
+            continue;
+        }
+        step = header.bytes;
+        if (header.durable_commit > last_commit && header.commit >= header.durable_commit)
+            return error_set(FKV_DAMAGED,
+                             "%s: the log ends at commit %llu (offset %llu), but commit %llu had "
+                             "been synced",
+                             log->path, (unsigned long long)last_commit,
+                             (unsigned long long)log->head.offset,
+                             (unsigned long long)header.durable_commit);
+    }
+    return FKV_OK;
+}

@@ -1,0 +1,240 @@
+#define _GNU_SOURCE
+#include "memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "bytes.h"
+#include "error.h"
+
+#ifdef FKV_TESTING
+#include <stdatomic.h>
+
+#include "planted.h"
+
+enum planted planted_bug;
+void (*schedule_point)(void);
+static _Atomic uint64_t requests, fail_at, blocks;
+static _Atomic bool fail_forever;
+
+void memory_test_fail(uint64_t nth, bool forever)
+{
+    fail_forever = forever;
+    fail_at = nth ? requests + nth : 0;
+}
+
+uint64_t memory_test_requests(void)
+{
+    return requests;
+}
+
+uint64_t memory_test_blocks(void)
+{
+    return blocks;
+}
+
+static bool refuse(void)
+{
+    uint64_t now = ++requests;
+    uint64_t at = fail_at;
+    return at && (now == at || (now > at && fail_forever));
+}
+
+static void count_block(int change)
+{
+    blocks += (uint64_t)(int64_t)change;
+}
+
+enum { KEPT_MAX = 64 };
+static struct reservation kept[KEPT_MAX];
+static size_t kept_count;
+static bool keeps;
+
+void memory_test_keep(bool keep)
+{
+    keeps = keep;
+}
+
+static bool take_kept(struct reservation *reservation, size_t bytes)
+{
+    for (size_t i = kept_count; keeps && i-- > 0;)
+        if (kept[i].reserved_bytes == bytes) {
+            *reservation = kept[i];
+            kept[i] = kept[--kept_count];
+            return true;
+        }
+    return false;
+}
+
+static bool keep_one(struct reservation *reservation)
+{
+    if (!keeps || kept_count == KEPT_MAX)
+        return false;
+    enum { FAULTS_COST_MORE = 4 << 20 };
+    if (reservation->backed_bytes > FAULTS_COST_MORE)
+        madvise(reservation->base, reservation->backed_bytes, MADV_DONTNEED);
+    else
+        memset(reservation->base, 0, reservation->backed_bytes);
+    if (reservation->usable_bytes < reservation->backed_bytes)
+        reservation->usable_bytes = reservation->backed_bytes;
+    reservation->backed_bytes = 0;
+    reservation->huge = false;
+    kept[kept_count++] = *reservation;
+    return true;
+}
+
+static bool is_kept(void)
+{
+    return keeps;
+}
+
+static bool is_usable(const struct reservation *reservation, size_t bytes)
+{
+    return bytes <= reservation->usable_bytes;
+}
+#else
+static inline bool take_kept(struct reservation *reservation, size_t bytes)
+{
+    (void)reservation;
+    (void)bytes;
+    return false;
+}
+
+static inline bool keep_one(struct reservation *reservation)
+{
+    (void)reservation;
+    return false;
+}
+
+static inline bool is_kept(void)
+{
+    return false;
+}
+
+static inline bool is_usable(const struct reservation *reservation, size_t bytes)
+{
+    (void)reservation;
+    (void)bytes;
+    return false;
+}
+
+static inline bool refuse(void)
+{
+    return false;
+}
+
+static inline void count_block(int change)
+{
+    (void)change;
+}
+#endif
+
+static void *counted(void *block, size_t bytes)
+{
+    if (!block)
+        error_set(FKV_NO_MEMORY, "%zu bytes of memory could not be had", bytes);
+    else
+        count_block(1);
+    return block;
+}
+
+void *memory_new(size_t bytes)
+{
+    return counted(refuse() ? NULL : calloc(1, bytes ? bytes : 1), bytes);
+}
+
+void *memory_buffer(size_t bytes)
+{
+    return counted(refuse() ? NULL : malloc(bytes ? bytes : 1), bytes);
+}
+
+void *memory_resize(void *block, size_t bytes)
+{
+    void *resized = refuse() ? NULL : realloc(block, bytes ? bytes : 1);
+    if (!resized)
+        error_set(FKV_NO_MEMORY, "%zu bytes of memory could not be had", bytes);
+    else if (!block)
+        count_block(1);
+    return resized;
+}
+
+void memory_free(void *block)
+{
+    if (block)
+        count_block(-1);
+    free(block);
+}
+
+enum { BACK_STEP = 2 << 20, SMALL_STEP = 1 << 16 }; /* one huge page, or so */
+
+static size_t back_step(const struct reservation *reservation)
+{
+    if (is_kept())
+        return 1 << 14; /* it has to be zeroed when it is dropped */
+    return reservation->huge ? BACK_STEP : SMALL_STEP;
+}
+
+int reservation_make(struct reservation *reservation, size_t bytes, bool huge)
+{
+    bytes = round_up(bytes, BACK_STEP);
+    bool refused = refuse();
+    if (!refused && take_kept(reservation, bytes)) {
+        count_block(1);
+        return 0;
+    }
+    void *base = refused ? MAP_FAILED
+                         : mmap(NULL, bytes + BACK_STEP, PROT_NONE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        error_set(FKV_NO_MEMORY, "%zu bytes of address space could not be had", bytes);
+        return -ENOMEM;
+    }
+    /* Huge pages want their own alignment: cut the ends off. */
+    uint8_t *aligned = (uint8_t *)round_up((uintptr_t)base, BACK_STEP);
+    size_t before = (size_t)(aligned - (uint8_t *)base);
+    if (before)
+        munmap(base, before);
+    munmap(aligned + bytes, BACK_STEP - before);
+    *reservation = (struct reservation){.base = aligned, .reserved_bytes = bytes, .huge = huge};
+    count_block(1);
+    return 0;
+}
+
+int reservation_back(struct reservation *reservation, size_t bytes)
+{
+    if (bytes <= reservation->backed_bytes)
+        return 0;
+    size_t target = round_up(bytes, back_step(reservation));
+    if (target > reservation->reserved_bytes || refuse() ||
+        (!is_usable(reservation, target) &&
+         mprotect(reservation->base + reservation->backed_bytes, target - reservation->backed_bytes,
+                  PROT_READ | PROT_WRITE) != 0)) {
+        error_set(FKV_NO_MEMORY, "%zu bytes of memory could not be had", bytes);
+        return -ENOMEM;
+    }
+    if (reservation->huge)
+        madvise(reservation->base + reservation->backed_bytes, target - reservation->backed_bytes,
+                MADV_HUGEPAGE);
+    reservation->backed_bytes = target;
+    return 0;
+}
+
+void reservation_drop(struct reservation *reservation)
+{
+    if (!reservation->base)
+        return;
+    if (!keep_one(reservation))
+        munmap(reservation->base, reservation->reserved_bytes);
+    *reservation = (struct reservation){0};
+    count_block(-1);
+}
+
+uint64_t memory_of_machine(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES);
+    long bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && bytes > 0 ? (uint64_t)pages * (uint64_t)bytes : 0;
+}

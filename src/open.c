@@ -1,0 +1,977 @@
+#define _GNU_SOURCE
+#include "ahead.h"
+#include "async.h"
+#include "checksum.h"
+#include "fetch.h"
+#include "frame.h"
+#include "planted.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+
+#define LOG_BYTES_DEFAULT (256 * MIB)
+#define HEADER_COPIES_BYTES (2 * PAGE_BYTES)
+
+enum fkv_error random_bytes(void *to, size_t bytes)
+{
+    if (getrandom(to, bytes, 0) == (ssize_t)bytes)
+        return FKV_OK;
+    return error_os(-errno, "get random bytes for", "a store");
+}
+
+/* ---------------------------------------------------------------- headers */
+
+static bool header_is_whole(const struct format_header *header)
+{
+    return header->magic == FORMAT_MAGIC &&
+           header->checksum == checksum64(header, offsetof(struct format_header, checksum));
+}
+
+/* Which of the two copies counts; says what is wrong if neither does. */
+static enum fkv_error header_choose(struct fkv *db, const struct format_header copies[2])
+{
+    const struct format_header *best = NULL;
+    bool magic = false;
+    for (int i = 0; i < 2; i++) {
+        magic |= copies[i].magic == FORMAT_MAGIC;
+        if (header_is_whole(&copies[i]) && (!best || copies[i].sequence > best->sequence))
+            best = &copies[i];
+    }
+    /* A version is believed if it is in the copy that counts, or if neither is whole as far as is
+     * known here; not in a damaged copy beside a whole one. */
+    for (int i = 0; i < 2; i++)
+        if ((best == &copies[i] || (!best && copies[i].magic == FORMAT_MAGIC)) &&
+            copies[i].version > FORMAT_VERSION)
+            return error_set(FKV_NEWER_FORMAT, "%s has format %u, known is up to %u", db->path,
+                             copies[i].version, FORMAT_VERSION);
+    if (!magic)
+        return error_set(FKV_NOT_A_STORE, "%s is not a store of fkv", db->path);
+    if (!best)
+        return error_set(FKV_DAMAGED, "%s: both copies of the header fail their checksums",
+                         db->path);
+    if (best->features & ~(uint32_t)FEATURE_DIGEST)
+        return error_set(FKV_NEWER_FORMAT, "%s uses features (%#x) that are unknown here", db->path,
+                         best->features);
+    db->header = *best;
+    db->header_copy = best == &copies[1];
+    db->header_in_doubt = header_is_whole(&copies[1 - db->header_copy]);
+    return FKV_OK;
+}
+
+/* A file that creating a store left behind when it was cut off: less than the shortest store, and
+ * nothing in it but the beginning of its header. (Or a store that was cut off later: see
+ * look_for_log.) */
+static bool is_unfinished(const uint8_t *bytes, uint64_t size)
+{
+    struct format_header header;
+    memcpy(&header, bytes, sizeof header);
+    if (size > HEADER_COPIES_BYTES || header_is_whole(&header))
+        return false;
+    size_t end = size;
+    while (end > 0 && !bytes[end - 1])
+        end--;
+    const uint64_t magic = FORMAT_MAGIC;
+    return end <= sizeof header && memcmp(bytes, &magic, min_u64(end, sizeof magic)) == 0;
+}
+
+/* Is there a log beside the store, with its header? It is made once the store's own header is
+ * durable, so a store that was there before is gone, or cut off; it is not to be made anew. Nor if
+ * nobody knows, since the log cannot be read. */
+static enum fkv_error look_for_log(struct fkv *db, bool *there)
+{
+    const struct os_ops *ops = db->os->ops;
+    struct format_log_header header = {0};
+    struct os_file *file;
+    *there = false;
+    int status = ops->open(db->os, db->log_path, OS_READ_ONLY, &file);
+    if (status == -ENOENT)
+        return FKV_OK;
+    if (status)
+        return error_os(status, "open", db->log_path);
+    status = ops->read(file, &header, sizeof header, 0);
+    ops->close(file);
+    if (status == -ENODATA)
+        return FKV_OK;
+    if (status)
+        return error_os(status, "read the header of", db->log_path);
+    *there = header.magic == LOG_MAGIC &&
+             header.checksum == checksum64(&header, offsetof(struct format_log_header, checksum));
+    return FKV_OK;
+}
+
+/* *fresh: there is no store in the file yet. */
+static enum fkv_error header_read(struct fkv *db, bool *fresh)
+{
+    uint64_t size;
+    int status = db->os->ops->size(db->file, &size);
+    if (status)
+        return error_os(status, "size of", db->path);
+    uint8_t bytes[HEADER_COPIES_BYTES] = {0};
+    size_t have = (size_t)min_u64(size, sizeof bytes);
+    if ((status = db->os->ops->read(db->file, bytes, have, 0)))
+        return error_os(status, "read the header of", db->path);
+    *fresh = is_unfinished(bytes, size);
+    bool has_log = false;
+    enum fkv_error error = *fresh ? look_for_log(db, &has_log) : FKV_OK;
+    if (error)
+        return error;
+    if (has_log)
+        return error_set(FKV_TRUNCATED, "%s has %llu bytes, less than its header, and has a log",
+                         db->path, (unsigned long long)size);
+    if (*fresh)
+        return FKV_OK;
+    struct format_header copies[2];
+    memcpy(&copies[0], bytes, sizeof copies[0]);
+    memcpy(&copies[1], bytes + PAGE_BYTES, sizeof copies[1]);
+    if ((error = header_choose(db, copies)))
+        return error;
+    if (size / SECTOR_BYTES < db->header.sector_count)
+        return error_set(FKV_TRUNCATED, "%s has %llu bytes and should have at least %llu", db->path,
+                         (unsigned long long)size,
+                         (unsigned long long)db->header.sector_count * SECTOR_BYTES);
+    return FKV_OK;
+}
+
+static enum fkv_error header_create(struct fkv *db)
+{
+    db->header = (struct format_header){
+        .magic = FORMAT_MAGIC,
+        .version = FORMAT_VERSION,
+        .features = db->flags & FKV_DIGEST ? FEATURE_DIGEST : 0,
+        .sequence = 1,
+        .next_sequence = 1,
+        .log_offset = LOG_FRAMES_OFFSET,
+        .clean = 1,
+    };
+    enum fkv_error error = random_bytes(db->header.store_id, sizeof db->header.store_id);
+    if (error || (error = random_bytes(db->header.salt, sizeof db->header.salt)) ||
+        (error = random_bytes(&db->header.log_chain, sizeof db->header.log_chain)))
+        return error;
+    struct format_header header = db->header;
+    db->header_copy = 1; /* so that the first one is written first: see is_unfinished */
+    if ((error = checkpoint_write_header(db, &header)))
+        return error;
+    int status = PLANTED(SKIP_DIRECTORY_SYNC) ? 0 : db->os->ops->sync_directory(db->os, db->path);
+    return status ? error_os(status, "sync the directory of", db->path) : FKV_OK;
+}
+
+/* ---------------------------------------------------------------- keys to the parts */
+
+static void use_header(struct fkv *db)
+{
+    const struct format_header *header = &db->header;
+    hash_seeds_make(&db->hash_seeds, header->salt);
+    memcpy(db->digest_key, header->salt, 16);
+    memcpy(db->digest_key + 16, header->store_id, 16);
+    memcpy(db->sectors.store_id, header->store_id, sizeof db->sectors.store_id);
+    db->seed = load_u64(header->store_id + 8);
+    db->tail.seed = db->seed;
+    db->digest = header->features & FEATURE_DIGEST;
+    db->commit = header->commit;
+    db->keys = header->keys;
+}
+
+static enum fkv_error check_options(const fkv_options *options)
+{
+    const uint32_t known = FKV_OPEN_READ_ONLY | FKV_NO_CREATE | FKV_EXCLUSIVE | FKV_DIGEST |
+                           FKV_NO_THREAD | FKV_NO_VERIFY | FKV_SYNC_EVERY |
+                           FKV_READ_WITHOUT_MAPPING;
+    if (options->flags & ~known)
+        return error_set(FKV_INVALID, "unknown flags %#x", options->flags & ~known);
+    if (options->garbage_percent_max &&
+        (options->garbage_percent_max < 10 || options->garbage_percent_max > 100))
+        return error_set(FKV_INVALID, "garbage_percent_max is %u, not from 10 to 100",
+                         options->garbage_percent_max);
+    if (options->log_bytes_max &&
+        (options->log_bytes_max < MIB || options->log_bytes_max > 64 * GIB))
+        return error_set(FKV_INVALID, "log_bytes_max is %llu, not from 1 MiB to 64 GiB",
+                         (unsigned long long)options->log_bytes_max);
+    if (options->index_memory_max && options->index_memory_max < INDEX_MEMORY_MIN)
+        return error_set(FKV_INVALID, "index_memory_max is %llu, at least %u, or 0",
+                         (unsigned long long)options->index_memory_max, INDEX_MEMORY_MIN);
+    return FKV_OK;
+}
+
+static void release(void *context, struct retired *retired)
+{
+    struct fkv *db = context;
+    frames_free(&db->pages, retired->frames);
+    index_reclaim(&db->index, retired->segments);
+    for (struct retired_block *block = retired->blocks, *next; block; block = next) {
+        next = block->next;
+        memory_free(block);
+    }
+    tail_reclaim(&db->tail, retired->buffers);
+    sectors_reclaim(&db->sectors, retired->sectors);
+}
+
+static void retire_frame(void *context, uint32_t frame)
+{
+    struct fkv *db = context;
+    struct retired *retired = &db->reclaim.filling;
+    *frame_link(&db->pages, frame) = retired->frames;
+    retired->frames = frame;
+    retired->count++;
+}
+
+static enum fkv_error take_sector(void *context, uint32_t *sector)
+{
+    struct fkv *db = context;
+    return sectors_take(&db->sectors, sector);
+}
+
+static void give_sector(void *context, uint32_t sector)
+{
+    struct fkv *db = context;
+    sectors_give(&db->sectors, sector);
+}
+
+/* A reader found too many index pages in memory. If it cannot have the lock it leaves them to the
+ * commit that has it. */
+static void crowded(void *context)
+{
+    struct fkv *db = context;
+    if (pthread_mutex_trylock(&db->writer) != 0)
+        return;
+    index_trim(&db->index);
+    reclaim_poll(&db->reclaim, false);
+    if (reclaim_is_wanted(&db->reclaim))
+        __atomic_store_n(db->alive, HANDLE_WAITS, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&db->writer);
+}
+
+static enum fkv_error make_parts(struct fkv *db)
+{
+    struct page_environment environment = {.ops = db->os->ops,
+                                           .take_sector = take_sector,
+                                           .give_sector = give_sector,
+                                           .retire_frame = retire_frame,
+                                           .context = db};
+    enum fkv_error error = pages_make(&db->pages, db->file, db->path, environment);
+    if (!error)
+        error = sectors_make(&db->sectors, db->file, db->os->ops, db->path, &db->pages);
+    if (!error)
+        error = index_make(&db->index, &db->pages, &db->reclaim);
+    if (!error)
+        error = tail_make(&db->tail, &db->sectors, &db->reclaim, 0, db->threads);
+    db->tail.writer = &db->writer;
+    db->undo.reclaim = &db->reclaim;
+    db->sectors.undo = &db->undo;
+    db->sectors.read_only = db->read_only;
+    db->sectors.unmapped = db->flags & FKV_READ_WITHOUT_MAPPING;
+    db->sectors.by_call = db->sectors.unmapped;
+    return error;
+}
+
+/* ---------------------------------------------------------------- replay */
+
+/* Read what a frame refers to; *there false if the file ends before. */
+static enum fkv_error read_referred(struct fkv *db, void *to, size_t bytes, uint64_t offset,
+                                    bool *there)
+{
+    int status = db->os->ops->read(db->file, to, bytes, offset);
+    *there = status == 0;
+    return status && status != -ENODATA ? error_os(status, "read a record of", db->path) : FKV_OK;
+}
+
+/* See log_write_again. That the frame is written again makes it durable with the next sync, so what
+ * it refers to has to be before. */
+static enum fkv_error write_referred_again(struct fkv *db, const void *bytes, size_t count,
+                                           uint64_t offset)
+{
+    int status = db->os->ops->write(db->file, bytes, count, offset);
+    return status ? error_os(status, "write a record to", db->path) : FKV_OK;
+}
+
+/* What a frame refers to outside the log, is it there? `sequence` is that of the open sector. */
+static enum fkv_error operation_is_backed(struct fkv *db, const struct format_operation *operation,
+                                          const uint8_t *payload, uint64_t sequence,
+                                          uint8_t *scratch, bool *backed)
+{
+    uint64_t offset = operation->address * CELL_BYTES;
+    uint32_t cell = operation->address % SECTOR_CELLS;
+    size_t most = SECTOR_BYTES - cell * CELL_BYTES;
+    if (operation->kind == OPERATION_LARGE && operation->bytes == 12) {
+        const uint8_t *record = scratch + sizeof(struct format_sector_header);
+        sequence = load_u64(payload);
+        enum fkv_error error = read_referred(db, scratch, SECTOR_BYTES, offset, backed);
+        *backed = *backed && memcmp(record, payload + 8, sizeof(uint32_t)) == 0 &&
+                  record_verify(record, SECTOR_BYTES - sizeof(struct format_sector_header),
+                                db->seed, record_place(sequence, SECTOR_HEADER_CELLS));
+        if (error || !*backed || db->read_only)
+            return error;
+        return write_referred_again(db, scratch, SECTOR_BYTES, offset);
+    }
+    *backed = true;
+    if (operation->kind != OPERATION_REFER || operation->bytes != sizeof(uint32_t))
+        return FKV_OK;
+    enum fkv_error error = read_referred(db, scratch, RECORD_HEADER_BYTES, offset, backed);
+    struct format_record header = record_header(scratch);
+    size_t bytes = record_bytes(header.key_bytes, header.value_bytes);
+    *backed = *backed && bytes <= RECORD_BYTES_MAX && bytes <= most;
+    if (error || !*backed || (error = read_referred(db, scratch, bytes, offset, backed)))
+        return error;
+    *backed = *backed &&
+              (memcmp(scratch, payload, sizeof(uint32_t)) == 0 || PLANTED(NO_REFER_CHECKSUM)) &&
+              record_verify(scratch, bytes, db->seed, record_place(sequence, cell));
+    if (!*backed || db->read_only || PLANTED(REFER_NOT_AGAIN))
+        return FKV_OK;
+    return write_referred_again(db, scratch, bytes, offset);
+}
+
+static enum fkv_error bad_frame(const struct fkv *db, const struct log_frame *frame)
+{
+    return error_set(FKV_DAMAGED, "%s: the frame of commit %llu is not understood", db->log_path,
+                     (unsigned long long)frame->header.commit);
+}
+
+/* Take the next operation of a frame off `at`; false at its end, or if it is cut off. */
+static bool next_operation(const struct log_frame *frame, const uint8_t **at,
+                           struct format_operation *operation, const uint8_t **payload)
+{
+    if ((size_t)(frame->end - *at) < sizeof *operation)
+        return false;
+    memcpy(operation, *at, sizeof *operation);
+    *payload = *at + sizeof *operation;
+    if (operation->bytes > (size_t)(frame->end - *payload) ||
+        round_up(operation->bytes, 8) > (size_t)(frame->end - *payload))
+        return false;
+    *at = *payload + round_up(operation->bytes, 8);
+    return true;
+}
+
+static enum fkv_error replay_record(struct fkv *db, uint64_t address, const uint8_t *record,
+                                    size_t bytes)
+{
+    enum fkv_error error;
+    uint32_t cell = address % SECTOR_CELLS;
+    uint32_t cells = record_cells(bytes);
+    if (!db->tail.open || address / SECTOR_CELLS != db->tail.sector ||
+        cell + cells > SECTOR_CELLS || cells > RECORD_CELLS_MAX ||
+        !record_verify(record, bytes, db->seed, record_place(db->tail.sequence, cell)))
+        return error_set(FKV_DAMAGED, "%s: a record in the log is damaged", db->log_path);
+    struct format_record header = record_header(record);
+    struct write write = {.hash = record_hash(&db->hash_seeds, record),
+                          .cells = cells,
+                          .large = header.kind == RECORD_LARGE};
+    if ((error = index_prepare(&db->index, write.hash, false, &write.entry)) ||
+        (write.entry && (error = commit_prepare_kill(db, &write))) ||
+        (error = tail_skip_to(&db->tail, cell))) {
+        commit_release(&write, 1);
+        return error;
+    }
+    memcpy(tail_append(&db->tail, cells, &write.address), record, bytes);
+    uint64_t keys = db->keys;
+    commit_apply(db, &write);
+    if (header.kind == RECORD_PIECE)
+        db->keys = keys;
+    commit_release(&write, 1);
+    return FKV_OK;
+}
+
+static enum fkv_error replay_refer(struct fkv *db, uint64_t address)
+{
+    uint8_t *scratch = memory_buffer(RECORD_BYTES_MAX);
+    if (!scratch)
+        return FKV_NO_MEMORY;
+    uint64_t offset = address * CELL_BYTES;
+    enum fkv_error error = FKV_OK;
+    int status = db->os->ops->read(db->file, scratch, RECORD_HEADER_BYTES, offset);
+    struct format_record header = record_header(scratch);
+    size_t bytes = record_bytes(header.key_bytes, header.value_bytes);
+    if (!status && bytes <= RECORD_BYTES_MAX)
+        status = db->os->ops->read(db->file, scratch, bytes, offset);
+    if (status || bytes > RECORD_BYTES_MAX)
+        error = error_os(status ? status : -EIO, "read a record of", db->path);
+    else
+        error = replay_record(db, address, scratch, bytes);
+    memory_free(scratch);
+    return error;
+}
+
+static enum fkv_error replay_delete(struct fkv *db, struct hash128 hash)
+{
+    struct write write = {.hash = hash, .remove = true};
+    enum fkv_error error = index_prepare(&db->index, hash, false, &write.entry);
+    if (!error && write.entry && !(error = commit_prepare_kill(db, &write)))
+        commit_apply(db, &write);
+    commit_release(&write, 1);
+    return error;
+}
+
+static enum fkv_error replay_move(struct fkv *db, uint64_t from, uint64_t to)
+{
+    uint32_t sector = (uint32_t)(from / SECTOR_CELLS);
+    uint32_t cell = from % SECTOR_CELLS;
+    if (sector >= db->sectors.count || sector_state(&db->sectors, sector)->type != SECTOR_VALUES ||
+        !db->tail.open || to / SECTOR_CELLS != db->tail.sector)
+        return error_set(FKV_DAMAGED, "%s: the log moves a record from nowhere", db->log_path);
+    const struct sector_view *view = sector_view(&db->sectors, sector);
+    const uint8_t *base;
+    enum fkv_error error = fetch_sector(db, sector, &db->collector.room, &base);
+    if (error)
+        return error;
+    const uint8_t *record = base + (size_t)cell * CELL_BYTES;
+    uint32_t cells = record_walk(record, SECTOR_CELLS - cell);
+    struct format_record header = record_header(record);
+    if (!cells || header.kind == RECORD_PAD || cells > RECORD_CELLS_MAX ||
+        to % SECTOR_CELLS + cells > SECTOR_CELLS)
+        return error_set(FKV_DAMAGED, "%s: the log moves a record that is damaged", db->path);
+    struct hash128 hash = record_hash(&db->hash_seeds, record);
+    uint64_t entry, address;
+    if ((error = index_prepare(&db->index, hash, false, &entry)) ||
+        (error = sectors_prepare_kill(&db->sectors, from)) ||
+        (error = tail_skip_to(&db->tail, to % SECTOR_CELLS)))
+        return error;
+    if (entry_address(entry) != from)
+        return error_set(FKV_DAMAGED, "%s: the log moves a record that is not live", db->log_path);
+    uint8_t *at = tail_append(&db->tail, cells, &address);
+    memcpy(at, record, cells * CELL_BYTES);
+    uint32_t checksum = header.checksum ^ record_place(view->sequence, cell) ^
+                        record_place(db->tail.sequence, to % SECTOR_CELLS);
+    memcpy(at, &checksum, sizeof checksum);
+    index_move(&db->index, hash, from, to);
+    sectors_kill(&db->sectors, from, cells);
+    return FKV_OK;
+}
+
+static enum fkv_error replay_large(struct fkv *db, uint32_t sector, uint64_t sequence)
+{
+    enum fkv_error error = sectors_take_at(&db->sectors, sector);
+    if (!error && !(error = sectors_prepare(&db->sectors, sector)))
+        sectors_open_large(&db->sectors, sector, sequence);
+    return error;
+}
+
+static enum fkv_error replay_operation(struct fkv *db, const struct log_frame *frame,
+                                       const struct format_operation *operation,
+                                       const uint8_t *payload)
+{
+    uint32_t sector = (uint32_t)(operation->address / SECTOR_CELLS);
+    struct hash128 hash;
+    switch (operation->kind) {
+    case OPERATION_OPEN:
+        if (operation->bytes == sizeof(uint64_t))
+            return tail_continue_at(&db->tail, sector, load_u64(payload));
+        break;
+    case OPERATION_PUT:
+        if (operation->bytes >= RECORD_HEADER_BYTES)
+            return replay_record(db, operation->address, payload, operation->bytes);
+        break;
+    case OPERATION_REFER:
+        if (operation->bytes == sizeof(uint32_t))
+            return replay_refer(db, operation->address);
+        break;
+    case OPERATION_DELETE:
+        if (operation->bytes != sizeof hash)
+            break;
+        memcpy(&hash, payload, sizeof hash);
+        return replay_delete(db, hash);
+    case OPERATION_MOVE:
+        if (operation->bytes == sizeof(uint64_t))
+            return replay_move(db, load_u64(payload), operation->address);
+        break;
+    case OPERATION_LARGE:
+        if (operation->bytes == 12)
+            return replay_large(db, sector, load_u64(payload));
+        break;
+    default:
+        break;
+    }
+    return bad_frame(db, frame);
+}
+
+/* *operations: how many it has. */
+static enum fkv_error replay_frame(struct fkv *db, const struct log_frame *frame, uint8_t *scratch,
+                                   bool *backed, uint32_t *operations)
+{
+    struct format_operation operation;
+    const uint8_t *payload;
+    const uint8_t *at = frame->operations;
+    uint64_t sequence = db->tail.sequence;
+    *backed = true;
+    *operations = 0;
+    while (*backed && next_operation(frame, &at, &operation, &payload)) {
+        ++*operations;
+        if (operation.kind == OPERATION_OPEN && operation.bytes == sizeof sequence)
+            sequence = load_u64(payload);
+        enum fkv_error error =
+            operation_is_backed(db, &operation, payload, sequence, scratch, backed);
+        if (error)
+            return error;
+    }
+    if (!*backed)
+        return FKV_OK;
+    if (at != frame->end)
+        return bad_frame(db, frame);
+    const uint8_t *half = frame->operations + (frame->end - frame->operations) / 2;
+    (void)half; /* where nothing is planted */
+    for (at = frame->operations; next_operation(frame, &at, &operation, &payload);) {
+        if (PLANTED(HALF_BATCH_REPLAYED) && at > half && half > frame->operations + 200)
+            break;
+        enum fkv_error error = replay_operation(db, frame, &operation, payload);
+        if (error)
+            return error;
+    }
+    return FKV_OK;
+}
+
+/* Redo what the log has since the checkpoint. */
+static enum fkv_error replay(struct fkv *db)
+{
+    struct log *log = &db->log;
+    log->head = (struct log_position){db->header.log_offset, db->header.log_chain};
+    log->start = log->head.offset;
+    atomic_store(&log->durable_commit, db->commit);
+    uint8_t *scratch = memory_buffer(SECTOR_BYTES);
+    if (!scratch)
+        return FKV_NO_MEMORY;
+    enum fkv_error error = FKV_OK;
+    struct ahead ahead;
+    uint32_t operations = 0;
+    ahead_load_index(db);
+    ahead_begin(&ahead, db);
+    for (;;) {
+        ahead_look(&ahead, db, operations);
+        operations = 0;
+        struct log_position before = log->head;
+        uint64_t live = log->live_bytes;
+        struct log_frame frame;
+        bool found, backed;
+        if ((error = log_next(log, &frame, &found)) || !found)
+            break;
+        if (frame.header.flags & FRAME_RESTART)
+            continue;
+        bool commit = !(frame.header.flags & FRAME_COLLECT);
+        uint64_t died = collector_died(db);
+        if (commit && frame.header.commit != db->commit + 1) {
+            error = bad_frame(db, &frame);
+            break;
+        }
+        if ((error = replay_frame(db, &frame, scratch, &backed, &operations)))
+            break;
+        if (!backed) { /* written, but what it refers to was not: it was never durable */
+            log->head = before;
+            log->live_bytes = live;
+            log->stale = true;
+            break;
+        }
+        index_trim(&db->index);
+        reclaim_poll(&db->reclaim, false);
+        if (commit) { /* what was owed before it was paid before it */
+            db->commit = frame.header.commit;
+            collector_forget_life(&db->collector);
+            db->collector.seen_died = died;
+        }
+    }
+    memory_free(scratch);
+    if (!error)
+        error = log_check_end(log, db->commit);
+    atomic_store(&log->written_commit, db->commit);
+    return error;
+}
+
+/* Mark in the log that a new opening begins here. */
+static enum fkv_error log_restart(struct fkv *db)
+{
+    uint8_t random[RESTART_BYTES];
+    bool full;
+    uint64_t bytes = sizeof(struct format_frame) + sizeof random;
+    enum fkv_error error = random_bytes(random, sizeof random);
+    if (!error)
+        error = log_reserve(&db->log, bytes, &full);
+    if (error)
+        return error;
+    memcpy(log_begin(&db->log, bytes), random, sizeof random);
+    log_end(&db->log, bytes, FRAME_RESTART, 0);
+    if (!db->log.stale || PLANTED(RESTART_UNSYNCED))
+        return FKV_OK;
+    int status = db->os->ops->sync(db->log_file);
+    return status ? store_fail(db, error_sync(status, db->log_path)) : FKV_OK;
+}
+
+/* ---------------------------------------------------------------- opening */
+
+/* From the header that start() writes on, there has to be a log. That it was found whole does not
+ * say that it, or its name, or that of the file, is durable: who made it may have been killed. */
+static enum fkv_error log_make_durable(struct fkv *db)
+{
+    if (PLANTED(CHECKPOINT_BEFORE_LOG))
+        return FKV_OK;
+    int status = db->os->ops->sync(db->log_file);
+    if (status)
+        return error_os(status, "sync", db->log_path);
+    status = db->os->ops->sync_directory(db->os, db->log_path);
+    return status ? error_os(status, "sync the directory of", db->log_path) : FKV_OK;
+}
+
+static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
+{
+    log_make(&db->log, db->os->ops, db->log_path, log_bytes_max, db->file, db->path);
+    unsigned flags = db->read_only ? OS_READ_ONLY : OS_CREATE;
+    bool may_be_missing = db->header.clean;
+    if (!may_be_missing)
+        flags &= ~(unsigned)OS_CREATE;
+    int status = db->os->ops->open(db->os, db->log_path, flags, &db->log_file);
+    if (status == -ENOENT && may_be_missing)
+        return FKV_OK; /* read-only, and nothing to read */
+    if (status == -ENOENT)
+        return error_set(FKV_LOG_MISSING, "%s is missing, and %s was not closed", db->log_path,
+                         db->path);
+    if (status)
+        return error_os(status, "open", db->log_path);
+    db->log.file = db->log_file;
+    db->log.read_only = db->read_only;
+    uint64_t size;
+    if ((status = db->os->ops->size(db->log_file, &size)))
+        return error_os(status, "size of", db->log_path);
+    bool unfinished = false;
+    enum fkv_error error = FKV_OK;
+    if (may_be_missing && (error = log_is_unfinished(&db->log, size, &unfinished)))
+        return error;
+    if (unfinished && db->read_only)
+        return FKV_OK;
+    error = unfinished ? log_create(&db->log, db->header.store_id)
+                       : log_open(&db->log, db->header.store_id);
+    if (error || !may_be_missing || db->read_only)
+        return error;
+    return log_make_durable(db);
+}
+
+static enum fkv_error open_parts(struct fkv *db, uint64_t log_bytes_max)
+{
+    uint64_t size;
+    enum fkv_error error;
+    int status = db->os->ops->size(db->file, &size);
+    if (status)
+        return error_os(status, "size of", db->path);
+    if ((error = open_log(db, log_bytes_max)) ||
+        (error = pages_open(&db->pages, db->header.spaces, max_u64(size / SECTOR_BYTES, 1))) ||
+        (error = sectors_open(&db->sectors, db->header.sector_count, size)))
+        return error;
+    db->sectors.next_sequence = max_u64(db->header.next_sequence, 1);
+    db->sectors.live_cells = db->header.live_cells;
+    db->sectors.dead_cells = db->header.dead_cells;
+    db->sectors.pad_cells = db->header.pad_cells;
+    db->collector.debt_cells += db->header.debt_cells;
+    if (db->header.tail_sector &&
+        (error = tail_open(&db->tail, db->header.tail_sector, db->header.tail_cell)))
+        return error;
+    if (db->header.segments)
+        error = index_open(&db->index, db->header.segments);
+    else
+        error = index_create(&db->index);
+    if (!error && db->log.map)
+        error = replay(db);
+    if (!error)
+        fetch_decide(db);
+    return error;
+}
+
+/* A thread that takes none of the program's signals, and does not interrupt those that work. */
+static bool start_thread(pthread_t *thread, void *(*body)(void *), void *context, const char *name)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    bool started = pthread_create(thread, NULL, body, context) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (started) {
+        struct sched_param none = {0};
+        pthread_setschedparam(*thread, SCHED_BATCH, &none);
+        pthread_setname_np(*thread, name);
+    }
+    return started;
+}
+
+static enum fkv_error start_threads(struct fkv *db)
+{
+    db->flusher_runs = start_thread(&db->flusher, tail_flusher, &db->tail, "fkv-flush");
+    if (db->flusher_runs)
+        db->checkpointer_runs =
+            start_thread(&db->checkpointer, checkpoint_thread, db, "fkv-checkpoint");
+    if (!db->checkpointer_runs)
+        return error_set(FKV_NO_MEMORY, "%s: a thread could not be started", db->path);
+    return FKV_OK;
+}
+
+/* What has to be done before the store is used: a new one has its first checkpoint, and one that
+ * was not closed collects what its last commit may still owe. */
+static enum fkv_error settle(struct fkv *db, bool closed)
+{
+    bool threads = db->threads;
+    enum fkv_error error = FKV_OK;
+    pthread_mutex_lock(&db->writer);
+    db->threads = false; /* there are none yet */
+    if (!db->header.segments)
+        error = checkpoint_run(db);
+    db->reclaim.alone = false; /* the collector is a reader */
+    if (!error && !closed) {
+        collect_with_room(db);
+        error = store_has_failed(db) ? FKV_IO : FKV_OK;
+    }
+    db->threads = threads;
+    pthread_mutex_unlock(&db->writer);
+    return error;
+}
+
+static enum fkv_error start(struct fkv *db)
+{
+    if (db->read_only)
+        return FKV_OK;
+    bool closed = db->header.clean;
+    /* The header that was found may not be durable: the process that wrote it was killed, or its
+     * sync failed. Until one is, nothing may change that an older one would need; the log neither.
+     */
+    struct format_header header = db->header;
+    header.clean = 0;
+    if (db->header_in_doubt &&
+        !PLANTED(OTHER_COPY_FIRST)) { /* so it is written first, with the sequence that it has */
+        db->header_copy ^= 1;
+        db->header.sequence--;
+    }
+    enum fkv_error error = log_write_again(&db->log);
+    if (error || (error = checkpoint_write_header(db, &header)))
+        return error;
+    error = PLANTED(NO_RESTART) ? FKV_OK : log_restart(db);
+    if (error && error != FKV_FULL) /* the log may be as full as it may be */
+        return error;
+    if ((error = settle(db, closed)))
+        return error;
+    return db->threads ? start_threads(db) : FKV_OK;
+}
+
+static void stop_threads(struct fkv *db)
+{
+    if (db->checkpointer_runs) {
+        pthread_mutex_lock(&db->writer);
+        db->stop = true;
+        pthread_cond_broadcast(&db->checkpoint_wanted);
+        pthread_cond_broadcast(&db->checkpoint_over);
+        pthread_mutex_unlock(&db->writer);
+        pthread_join(db->checkpointer, NULL);
+    }
+    if (db->flusher_runs) {
+        tail_stop(&db->tail);
+        pthread_join(db->flusher, NULL);
+    }
+    db->checkpointer_runs = db->flusher_runs = false;
+    db->threads = db->tail.threads = false;
+    db->reclaim.alone = true;
+}
+
+/* Give up everything. Called for a half-opened store too. */
+static void drop(struct fkv *db)
+{
+    if (db->reclaim.release)
+        reclaim_finish(&db->reclaim, false);
+    reclaim_drop(&db->reclaim);
+    undo_drop(&db->undo);
+    if (db->log_file) {
+        log_drop(&db->log);
+        db->os->ops->close(db->log_file);
+    }
+    tail_drop(&db->tail);
+    index_drop(&db->index);
+    if (db->file && db->sectors.ops)
+        sectors_drop(&db->sectors);
+    pages_drop(&db->pages);
+    if (db->file)
+        db->os->ops->close(db->file);
+    sector_room_drop(&db->collector.room);
+    memory_free(db->stripes);
+    memory_free(db->path);
+    memory_free(db->log_path);
+    if (db->alive)
+        munmap((void *)db->alive, PAGE_BYTES);
+    memory_free(db);
+}
+
+static char *join(const char *path, const char *suffix)
+{
+    size_t length = strlen(path), more = strlen(suffix);
+    char *joined = memory_new(length + more + 1);
+    if (joined) {
+        memcpy(joined, path, length);
+        memcpy(joined + length, suffix, more);
+    }
+    return joined;
+}
+
+static enum fkv_error make_handle(struct os *os, const char *path, const fkv_options *options,
+                                  struct fkv **made)
+{
+    struct fkv *db = memory_new(sizeof *db);
+    if (!db)
+        return FKV_NO_MEMORY;
+    static _Atomic uint64_t handles;
+    *made = db;
+    db->id = ++handles;
+    db->os = os;
+    db->flags = options->flags;
+    db->read_only = options->flags & FKV_OPEN_READ_ONLY;
+    db->threads = !(options->flags & FKV_NO_THREAD) && !db->read_only;
+    db->verify = !(options->flags & FKV_NO_VERIFY);
+    /* Others hold the lock for a few microseconds: to sleep would take longer. */
+    pthread_mutexattr_t adaptive;
+    pthread_mutexattr_init(&adaptive);
+    pthread_mutexattr_settype(&adaptive, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(&db->writer, &adaptive);
+    pthread_mutexattr_destroy(&adaptive);
+    pthread_mutex_init(&db->settle_lock, NULL);
+    pthread_cond_init(&db->checkpoint_wanted, NULL);
+    pthread_cond_init(&db->checkpoint_over, NULL);
+    pthread_cond_init(&db->room_made, NULL);
+    collector_make(&db->collector,
+                   options->garbage_percent_max ? options->garbage_percent_max : 100);
+    db->path = join(path, "");
+    db->log_path = join(path, "-wal");
+    if (!db->path || !db->log_path)
+        return FKV_NO_MEMORY;
+    void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return error_os(-ENOMEM, "map a page for", path);
+    madvise(page, PAGE_BYTES, MADV_WIPEONFORK);
+    db->alive = page;
+    *db->alive = HANDLE_ALIVE;
+    return FKV_OK;
+}
+
+static enum fkv_error open_file(struct fkv *db)
+{
+    const struct os_ops *ops = db->os->ops;
+    bool create = !db->read_only && !(db->flags & FKV_NO_CREATE);
+    int status = ops->open(db->os, db->path, db->read_only ? OS_READ_ONLY : 0, &db->file);
+    if (!status && (db->flags & FKV_EXCLUSIVE))
+        status = -EEXIST;
+    if (status == -ENOENT && create) {
+        bool has_log;
+        enum fkv_error error = look_for_log(db, &has_log);
+        if (error)
+            return error;
+        if (has_log)
+            return error_set(FKV_LOG_MISMATCH, "%s is the log of a store that is not there",
+                             db->log_path);
+        unsigned exclusive = db->flags & FKV_EXCLUSIVE ? OS_EXCLUSIVE : 0;
+        status = ops->open(db->os, db->path, OS_CREATE | exclusive, &db->file);
+    }
+    if (status)
+        return error_os(status, "open", db->path);
+    if ((status = db->os->ops->lock(db->file, db->read_only)) == -EWOULDBLOCK)
+        return error_set(FKV_IN_USE, "%s is open in another handle or process", db->path);
+    return status ? error_os(status, "lock", db->path) : FKV_OK;
+}
+
+static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
+{
+    bool fresh;
+    enum fkv_error error;
+    if ((error = reclaim_make(&db->reclaim, db->threads, release, db)) || (error = open_file(db)) ||
+        (error = header_read(db, &fresh)))
+        return error;
+    if (fresh && (db->flags & (FKV_OPEN_READ_ONLY | FKV_NO_CREATE)))
+        return error_set(FKV_NOT_A_STORE, "%s is empty", db->path);
+    if (fresh && (error = header_create(db)))
+        return error;
+    if ((db->flags & FKV_DIGEST) && !(db->header.features & FEATURE_DIGEST))
+        return error_set(FKV_MODE_MISMATCH, "%s keeps keys, not digests", db->path);
+    if ((error = make_parts(db)))
+        return error;
+    use_header(db);
+    index_limit(&db->index, options->index_memory_max);
+    error = open_parts(db, options->log_bytes_max ? options->log_bytes_max : LOG_BYTES_DEFAULT);
+    if (error || (error = start(db)))
+        return error;
+    /* From now on there are readers, and whoever prepares something has the lock. */
+    db->reclaim.alone = false;
+    db->index.context = db;
+    db->index.crowded = crowded;
+    return FKV_OK;
+}
+
+enum fkv_error store_open(struct os *os, const char *path, const fkv_options *given,
+                          struct fkv **opened)
+{
+    fkv_options options;
+    fkv_options_init(&options);
+    if (given) {
+        if (given->size < sizeof(size_t) + sizeof(uint32_t))
+            return error_set(FKV_INVALID, "options were not made with fkv_options_init");
+        memcpy(&options, given, given->size < sizeof options ? given->size : sizeof options);
+    }
+    struct fkv *db = NULL;
+    enum fkv_error error = check_options(&options);
+    if (!error)
+        error = make_handle(os, path, &options, &db);
+    if (!error)
+        error = open_store(db, &options);
+    if (error && db) {
+        stop_threads(db);
+        drop(db);
+        return error;
+    }
+    *opened = db;
+    return error;
+}
+
+/* A last checkpoint that would write more pages than this is left out: the log has it all, and to
+ * replay it takes less time. */
+#ifdef FKV_TESTING
+uint64_t close_pages_max = CLOSE_PAGES_MAX;
+#define PAGES_MAX close_pages_max
+#else
+#define PAGES_MAX CLOSE_PAGES_MAX
+#endif
+
+static bool is_left_to_the_log(const struct fkv *db)
+{
+    return db->pages.dirty_pages + db->pages.pending_pages > PAGES_MAX && db->log.live_bytes;
+}
+
+/* The last checkpoint; afterwards the file alone holds everything. */
+static enum fkv_error close_with_checkpoint(struct fkv *db)
+{
+    db->checkpoint.closing = true;
+    if (db->tail.spare)
+        sectors_give(&db->sectors, db->tail.spare);
+    db->tail.spare = 0;
+    enum fkv_error error = checkpoint_run(db);
+    if (!error)
+        sectors_trim(&db->sectors, 0, false, &db->writer);
+    if (!error)
+        log_shrink(&db->log);
+    return error;
+}
+
+enum fkv_error store_close(struct fkv *db)
+{
+    enum fkv_error error = FKV_OK;
+    txn_end_all(db);
+    snapshot_end_all(db);
+    async_end_all(db, !*db->alive);
+    bool forked = !*db->alive;
+    if (forked) { /* the threads, and the file, are the parent's */
+        db->checkpointer_runs = db->flusher_runs = false;
+        reclaim_finish(&db->reclaim, true);
+        drop(db);
+        return FKV_OK;
+    }
+    stop_threads(db);
+    reclaim_finish(&db->reclaim, false);
+    if (!db->read_only) {
+        pthread_mutex_lock(&db->writer);
+        if (db->load)
+            load_abandon(db);
+        error = store_writable(db);
+        if (!error)
+            error =
+                is_left_to_the_log(db) ? log_sync(&db->log, db->commit) : close_with_checkpoint(db);
+        pthread_mutex_unlock(&db->writer);
+    }
+    drop(db);
+    return error;
+}

@@ -1,0 +1,127 @@
+/*
+ * Reads that are under way at the same time, through io_uring: os_ops.queue_*. Without liburing, or
+ * where the kernel forbids it, opening a queue is -ENOSYS and callers read in some other way.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "os_posix.h"
+
+#include <errno.h>
+
+#include "memory.h"
+#include "os.h"
+
+#ifdef FKV_HAVE_URING
+#include <liburing.h>
+
+struct os_queue {
+    struct io_uring ring;
+};
+
+int os_posix_queue_open(struct os *os, unsigned depth, int event_fd, struct os_queue **queue)
+{
+    (void)os;
+    struct os_queue *made = memory_new(sizeof *made);
+    if (!made)
+        return -ENOMEM;
+    int status = io_uring_queue_init(depth, &made->ring, 0);
+    if (status) {
+        memory_free(made);
+        return -ENOSYS;
+    }
+    if ((status = io_uring_register_eventfd(&made->ring, event_fd))) {
+        io_uring_queue_exit(&made->ring);
+        memory_free(made);
+        return -ENOSYS;
+    }
+    *queue = made;
+    return 0;
+}
+
+void os_posix_queue_close(struct os_queue *queue)
+{
+    io_uring_queue_exit(&queue->ring);
+    memory_free(queue);
+}
+
+int os_posix_queue_read(struct os_queue *queue, struct os_file *file, void *buffer, size_t bytes,
+                        uint64_t offset, void *tag)
+{
+    struct io_uring_sqe *entry = io_uring_get_sqe(&queue->ring);
+    if (!entry)
+        return -EBUSY;
+    io_uring_prep_read(entry, os_posix_descriptor(file), buffer, (unsigned)bytes, offset);
+    io_uring_sqe_set_data(entry, tag);
+    return 0;
+}
+
+int os_posix_queue_submit(struct os_queue *queue)
+{
+    int result;
+    do {
+        result = io_uring_submit(&queue->ring);
+    } while (result == -EINTR);
+    return result < 0 ? result : 0;
+}
+
+int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
+{
+    struct io_uring_cqe *done = NULL;
+    int result;
+    do {
+        result =
+            wait ? io_uring_wait_cqe(&queue->ring, &done) : io_uring_peek_cqe(&queue->ring, &done);
+    } while (result == -EINTR);
+    *tag = NULL;
+    if (result)
+        return result == -EAGAIN ? 0 : result;
+    *tag = io_uring_cqe_get_data(done);
+    result = done->res;
+    io_uring_cqe_seen(&queue->ring, done);
+    return result;
+}
+
+#else
+
+int os_posix_queue_open(struct os *os, unsigned depth, int event_fd, struct os_queue **queue)
+{
+    (void)os;
+    (void)depth;
+    (void)event_fd;
+    (void)queue;
+    return -ENOSYS;
+}
+
+void os_posix_queue_close(struct os_queue *queue)
+{
+    (void)queue;
+}
+
+int os_posix_queue_read(struct os_queue *queue, struct os_file *file, void *buffer, size_t bytes,
+                        uint64_t offset, void *tag)
+{
+    (void)queue;
+    (void)file;
+    (void)buffer;
+    (void)bytes;
+    (void)offset;
+    (void)tag;
+    return -ENOSYS;
+}
+
+int os_posix_queue_submit(struct os_queue *queue)
+{
+    (void)queue;
+    return -ENOSYS;
+}
+
+int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
+{
+    (void)queue;
+    (void)wait;
+    *tag = NULL;
+    return -ENOSYS;
+}
+
+#endif

@@ -1,0 +1,271 @@
+/*
+ * pages: a paged store with atomic checkpoints, in the sectors of one file.
+ *
+ * Index, directory, sector table and deletion maps are arrays of 4 KiB pages ("spaces"). Pages
+ * live in memory, in frames; the writer changes them there. A checkpoint writes every page that
+ * has changed to a place that is not in use, then the nodes that lead to it, and last the header
+ * with the new roots: shadow paging (Lorie, 1977). Until the header is durable the old tree is
+ * untouched, so a crash at any moment leaves one whole tree or the other; no page is ever
+ * overwritten where it lies, and a torn write cannot matter. Each reference carries the
+ * checksum of what it refers to, so stale, misplaced and damaged pages are all found.
+ *
+ * A checkpoint holds the state at one moment exactly (the epoch), while the writer goes on: a page
+ * that is changed again before it was captured is first copied. So the log may be replayed
+ * over it as plain operations, once each.
+ *
+ * Threads: the writer lock of the store protects everything here, but for loading a page, which
+ * readers do too and which has a lock of its own. It is not held while the device reads.
+ *
+ * Invariants:
+ *  1. A page whose epoch is the current one has its bit in dirty[epoch & 1].
+ *  2. While a checkpoint runs, dirty[other] marks the pages that it has still to capture; such a
+ *     page has its content of that moment in `saved` if it changed since, else in `frame`.
+ *  3. location and checksum are changed by the checkpoint alone, at capture.
+ *  4. A page that is not in a frame is neither dirty nor to be captured.
+ *  5. While a page is in no frame, location and checksum change only if it was in one in between.
+ */
+#ifndef FKV_PAGES_H
+#define FKV_PAGES_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "error.h"
+#include "format.h"
+#include "memory.h"
+#include "os.h"
+
+struct page {
+    uint64_t location;
+    uint64_t checksum;
+    uint32_t frame; /* 0: not in memory */
+    uint32_t saved; /* frame that holds the content for the running checkpoint; 0 none */
+    uint32_t epoch; /* in which it last changed */
+    uint32_t zero;  /* discarded, and not in a frame since: zeros, whatever lies at `location` */
+};
+
+/* 256 pages: what one node of the lowest level refers to. */
+struct page_chunk {
+    struct page page[NODE_FANOUT];
+    uint64_t dirty[2][NODE_FANOUT / 64];
+};
+
+#define PAGE_LEVELS 4 /* of nodes above pages: 2^32 page numbers */
+
+struct page_node {
+    uint64_t location;
+    uint64_t checksum;
+    bool dirty;
+};
+
+struct page_space {
+    struct page_chunk **chunks;
+    uint32_t chunk_count, chunk_room;
+    uint32_t page_count;          /* page numbers are below this */
+    uint32_t dirty_count;         /* of dirty_pages, those of this space */
+    _Atomic uint32_t frame_count; /* pages that are in a frame */
+    _Atomic uint64_t loads;       /* pages that were read from the file, since open */
+    /* level[k]: nodes k + 1 above the pages. They never move: the checkpoint writes their checksums
+     * without the writer lock. */
+    struct page_node *level[PAGE_LEVELS];
+    struct reservation level_memory[PAGE_LEVELS];
+};
+
+/* A sector that holds pages and nodes. */
+struct page_sector {
+    uint32_t sector;
+    uint32_t used_count;
+    uint64_t used[SECTOR_PAGES / 64];    /* in use by the last checkpoint, or written by the next */
+    uint64_t retired[SECTOR_PAGES / 64]; /* of them, free once the running checkpoint is durable */
+};
+
+/* What pages need from the layers above. */
+struct page_environment {
+    const struct os_ops *ops;
+    enum fkv_error (*take_sector)(void *context, uint32_t *sector);
+    void (*give_sector)(void *context, uint32_t sector);
+    /* Free a frame once no reader can be looking at it. */
+    void (*retire_frame)(void *context, uint32_t frame);
+    void *context;
+};
+
+struct frame_arena {
+    struct reservation bytes;
+    struct reservation links; /* uint32_t a frame: the next in a list */
+    uint32_t count;           /* frames ever used; number 0 is none */
+    uint32_t free_head, free_count;
+    uint32_t reserved; /* free frames that only the writer may take */
+    pthread_mutex_t lock;
+};
+
+struct pages {
+    struct os_file *file;
+    const char *path;
+    struct frame_arena frames;
+    struct page_space space[SPACE_COUNT];
+    uint32_t epoch;
+    uint32_t durable_epoch; /* pages that last changed before it are durable where they lie */
+    pthread_mutex_t load_lock;
+    uint32_t loading_frames; /* taken for pages that are being read; load_lock */
+
+    struct page_environment environment;
+    struct page_sector *sectors;
+    uint32_t sector_count, sector_room;
+    struct reservation sector_index; /* uint32_t a sector of the file: 1 + index in sectors[] */
+    uint32_t fill; /* index in sectors[] that new pages go to; sector_count: none */
+    uint32_t fill_page;
+    uint64_t used_pages;
+    uint64_t dirty_pages;   /* that the next checkpoint has to write */
+    uint64_t pending_pages; /* that the running one has still to capture, or had when it failed */
+
+    /* The running checkpoint. */
+    bool capturing;
+    bool fresh_sectors; /* most pages move: into empty sectors, so that the old ones come free */
+    uint32_t cursor_space, cursor_at, cursor_level; /* level 0: pages, 1: nodes over them, ... */
+    uint32_t captured_count[SPACE_COUNT];           /* page_count of the captured state */
+    uint8_t *staging;
+    struct page_target {
+        uint64_t location;
+        uint64_t seed;
+        uint64_t *checksum; /* where the checksum goes */
+    } * targets;
+    uint32_t staged, summed; /* pages in it; those of them whose checksum is computed */
+    uint32_t unwritten;      /* targets of a group that could not be written */
+    _Atomic uint64_t written_bytes;
+};
+
+enum { STAGING_PAGES = 256 };
+
+enum fkv_error pages_make(struct pages *pages, struct os_file *file, const char *path,
+                          struct page_environment environment);
+void pages_drop(struct pages *pages);
+
+/* Frames. frame_new returns 0 when there is no memory. Its bytes are arbitrary. */
+uint32_t frame_new(struct pages *pages);
+void frame_free(struct pages *pages, uint32_t frame);
+/* All of a list, linked by frame_link; `frame` may be 0. */
+void frames_free(struct pages *pages, uint32_t frame);
+/* Memory of frames, free ones included. */
+uint64_t frames_memory_bytes(struct pages *pages);
+static inline void *frame_bytes(const struct pages *pages, uint32_t frame)
+{
+    return pages->frames.bytes.base + ((size_t)frame << 12);
+}
+static inline uint32_t *frame_link(const struct pages *pages, uint32_t frame)
+{
+    return (uint32_t *)pages->frames.links.base + frame;
+}
+
+static inline struct page *pages_find(const struct pages *pages, enum space space, uint32_t number)
+{
+    return &pages->space[space].chunks[number >> 8]->page[number & 255];
+}
+
+/* Make numbers below `count` valid; new pages are zeros without a frame. */
+enum fkv_error pages_extend(struct pages *pages, enum space space, uint32_t count);
+
+/* Bring a page into memory if it is not there. Any thread. */
+enum fkv_error pages_load(struct pages *pages, enum space space, uint32_t number, uint32_t *frame);
+
+/* The same for a caller that holds load_lock, and keeps it while the device reads. */
+enum fkv_error pages_load_locked(struct pages *pages, enum space space, uint32_t number,
+                                 uint32_t *frame);
+
+/* A copy of a page as it lies in the file, that is to become the page's frame. */
+struct page_copy {
+    uint32_t frame; /* 0: none */
+    bool read;
+    enum fkv_error error; /* of reading it */
+    uint64_t location, checksum;
+};
+
+/*
+ * A step of loading a page, for a caller that holds load_lock and has looked for the page's frame
+ * where it keeps it. True: the page is in *frame, or cannot be (*error). False: the lock was
+ * released while the page was read; look again, then come again with the same copy. At last
+ * pages_load_end, with the lock.
+ */
+bool pages_load_step(struct pages *pages, enum space space, uint32_t number, struct page_copy *copy,
+                     uint32_t *frame, enum fkv_error *error);
+void pages_load_end(struct pages *pages, struct page_copy *copy);
+
+/*
+ * Bring all pages of a space into memory, sector by sector: many times faster than one by one. A
+ * hint: what cannot be read, or is damaged, stays out, and whoever needs it is told. Only when
+ * nobody else uses the pages.
+ */
+void pages_load_all(struct pages *pages, enum space space);
+
+/* Is all of the page in the file, so that its frame can go? Writer lock. */
+static inline bool pages_is_clean(const struct pages *pages, const struct page *page)
+{
+    return !page->saved && page->epoch < pages->durable_epoch;
+}
+
+/* Take a clean page's frame away, for the caller to free once nobody reads it. Writer lock and
+ * load_lock. */
+uint32_t pages_evict(struct pages *pages, enum space space, uint32_t number);
+
+/* The bytes of a page that is in memory, to read. */
+static inline const void *pages_read(const struct pages *pages, enum space space, uint32_t number)
+{
+    return frame_bytes(pages, pages_find(pages, space, number)->frame);
+}
+
+/* The bytes of a page that is in memory, to change. Cannot fail; may have to write one page
+ * itself when a checkpoint is running and memory is short. */
+void *pages_write_slow(struct pages *pages, enum space space, uint32_t number, struct page *page);
+static inline void *pages_write(struct pages *pages, enum space space, uint32_t number)
+{
+    struct page *page = pages_find(pages, space, number);
+    if (__builtin_expect(page->epoch == pages->epoch, 1))
+        return frame_bytes(pages, page->frame);
+    return pages_write_slow(pages, space, number, page);
+}
+
+/* Make sure that the next `count` frames the writer takes can be had; 0 ends the guarantee. */
+enum fkv_error pages_reserve_frames(struct pages *pages, uint32_t count);
+
+/* Give a page without a frame this frame as its new content (fresh pages of rebuilt segments). */
+void pages_place(struct pages *pages, enum space space, uint32_t number, uint32_t frame);
+
+/* Make the page zeros again, without a frame. Returns the frame for the caller to free, 0 if the
+ * running checkpoint has taken it over. */
+uint32_t pages_discard(struct pages *pages, enum space space, uint32_t number);
+
+/* ---- checkpoint, in the order of calls */
+
+/* Take the present state as what the checkpoint shall hold. */
+void pages_checkpoint_begin(struct pages *pages);
+/* Copy up to `limit` pages into the staging area; *done when nothing is left. Writer lock. */
+enum fkv_error pages_capture(struct pages *pages, uint32_t limit, bool *done);
+/* Compute the checksums of what was captured. No lock needed: only the checkpoint calls it. */
+void pages_sum_staged(struct pages *pages);
+/* Write what is staged. No lock needed: only the checkpoint calls it. */
+enum fkv_error pages_write_staged(struct pages *pages);
+/* The roots, once all is captured and written. */
+void pages_roots(const struct pages *pages, struct format_space roots[SPACE_COUNT]);
+/* The highest sector that holds pages of the captured tree. */
+uint32_t pages_last_sector(const struct pages *pages);
+/* The header is durable: what the old tree alone used is free. Writer lock. */
+void pages_checkpoint_done(struct pages *pages);
+/* The checkpoint failed: what it had not captured is dirty again. Writer lock. */
+void pages_checkpoint_abandon(struct pages *pages);
+
+/* Places that checkpoints will still need, nodes included, and places there are for them in
+ * sectors that hold pages already. */
+static inline uint64_t pages_places_needed(const struct pages *pages)
+{
+    uint64_t count = pages->dirty_pages + pages->pending_pages;
+    return count + count / 64 + 64; /* nodes, and what one operation may add */
+}
+static inline uint64_t pages_places_free(const struct pages *pages)
+{
+    return (uint64_t)pages->sector_count * SECTOR_PAGES - pages->used_pages;
+}
+
+/* Read the nodes of a tree. Pages come into memory when they are used. */
+enum fkv_error pages_open(struct pages *pages, const struct format_space roots[SPACE_COUNT],
+                          uint64_t sector_count);
+
+#endif

@@ -1,0 +1,217 @@
+#include "fetch.h"
+#include "planted.h"
+
+/*
+ * Reading takes no lock. An entry leads to a record that is immutable for as long as the read
+ * section lasts: the cells of a record that dies meanwhile are not reused before all readers of
+ * that time have left. So a reader sees each key as some commit left it.
+ */
+
+static const struct overlay_slot *overlay_find(const struct overlay *overlay, struct hash128 hash)
+{
+    for (uint32_t i = (uint32_t)hash.lo & overlay->mask;; i = (i + 1) & overlay->mask) {
+        const struct overlay_slot *slot = &overlay->slots[i];
+        if (!slot->used)
+            return NULL;
+        if (slot->hash.hi == hash.hi && slot->hash.lo == hash.lo)
+            return slot;
+    }
+}
+
+enum fkv_error read_entry(struct fkv *db, struct hash128 hash, uint64_t *entry)
+{
+    struct overlay *overlay = atomic_load_explicit(&db->overlay, memory_order_acquire);
+    for (;;) {
+        /* A commit of several keys is under way: until it is over, they are as before. */
+        const struct overlay_slot *hidden = NULL;
+        if (__builtin_expect(overlay != NULL, 0) && (hidden = overlay_find(overlay, hash))) {
+            *entry = hidden->entry;
+            return *entry ? FKV_OK : FKV_NOT_FOUND;
+        }
+        SCHEDULE_POINT();
+        enum fkv_error error = index_get(&db->index, hash, entry);
+        SCHEDULE_POINT();
+        struct overlay *now = atomic_load_explicit(&db->overlay, memory_order_acquire);
+        if (__builtin_expect(now == overlay, 1))
+            return error;
+        overlay = now;
+    }
+}
+
+enum fkv_error read_damaged(const struct fkv *db, uint64_t entry, const char *what)
+{
+    uint64_t address = entry_address(entry);
+    return error_set(FKV_DAMAGED, "%s: the record in sector %llu, cell %llu %s", db->path,
+                     (unsigned long long)(address / SECTOR_CELLS),
+                     (unsigned long long)(address % SECTOR_CELLS), what);
+}
+
+/* Begin to fetch a record before it is looked at: it is seldom in the processor's caches. */
+static inline void prefetch_record(const uint8_t *record, uint32_t cells)
+{
+    enum { CACHE_LINE = 64, LINES_MAX = 20 };
+    uint32_t lines = cells / (CACHE_LINE / CELL_BYTES) + 1;
+    if (lines > LINES_MAX)
+        lines = LINES_MAX;
+    for (uint32_t i = 0; i < lines; i++)
+        __builtin_prefetch(record + (size_t)i * CACHE_LINE);
+}
+
+enum fkv_error read_check(struct fkv *db, uint64_t entry, uint64_t sequence, const uint8_t *record,
+                          const void *key, size_t key_bytes)
+{
+    uint32_t cells = entry_cells(entry);
+    uint32_t cell = entry_address(entry) % SECTOR_CELLS;
+    if (db->verify && !PLANTED(NO_RECORD_CHECKSUM) &&
+        !record_verify(record, (size_t)cells * CELL_BYTES, db->seed, record_place(sequence, cell)))
+        return read_damaged(db, entry, "fails its checksum");
+    struct format_record header = record_header(record);
+    if (record_bytes(header.key_bytes, header.value_bytes) > (size_t)cells * CELL_BYTES)
+        return read_damaged(db, entry, "is longer than the index says");
+    if (key && (header.key_bytes != key_bytes ||
+                (key_bytes && memcmp(record_key(record), key, key_bytes) != 0)))
+        return FKV_NOT_FOUND;
+    return FKV_OK;
+}
+
+enum fkv_error read_record(struct fkv *db, uint64_t entry, const void *key, size_t key_bytes,
+                           const uint8_t **record)
+{
+    uint64_t address = entry_address(entry);
+    uint32_t cells = entry_cells(entry);
+    uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
+    uint32_t cell = address % SECTOR_CELLS;
+    if (__builtin_expect((size_t)sector * sizeof(struct sector_view) >=
+                                 db->sectors.views.backed_bytes ||
+                             cell < SECTOR_HEADER_CELLS || cell + cells > SECTOR_CELLS,
+                         0))
+        return read_damaged(db, entry, "is not in the file");
+    const struct sector_view *view = sector_view(&db->sectors, sector);
+    const uint8_t *base = __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
+    uint64_t sequence = __atomic_load_n(&view->sequence, __ATOMIC_RELAXED);
+    if (__builtin_expect(!base, 0))
+        return sequence ? READ_BY_CALL : read_damaged(db, entry, "is in no values sector");
+    const uint8_t *at = base + (size_t)cell * CELL_BYTES;
+    prefetch_record(at, cells);
+    enum fkv_error error = read_check(db, entry, sequence, at, key, key_bytes);
+    if (!error)
+        *record = at;
+    return error;
+}
+
+/* Find the record of a key. */
+static enum fkv_error find_record(struct fkv *db, const struct key *key, uint64_t *entry,
+                                  const uint8_t **record)
+{
+    for (;;) {
+        enum fkv_error error = read_entry(db, key->hash, entry);
+        if (error)
+            return error;
+        SCHEDULE_POINT();
+        error = read_record(db, *entry, key->bytes, key->size, record);
+        if (error != FKV_NOT_FOUND)
+            return error;
+        /* The slot agreed in 74 bits, the record is another key's. Was the slot given to another
+         * key between two looks at it? Then look again. */
+        uint64_t again;
+        if (read_entry(db, key->hash, &again) == FKV_OK && again == *entry)
+            return read_damaged(db, *entry, "has another key than the index says");
+    }
+}
+
+enum fkv_error read_copy(struct fkv *db, const struct key *key, uint64_t entry,
+                         const uint8_t *record, void *buffer, size_t buffer_bytes,
+                         size_t *value_bytes, bool *again)
+{
+    enum fkv_error error = FKV_OK;
+    size_t bytes = read_value_bytes(entry, record);
+    if (bytes > buffer_bytes) {
+        if (value_bytes)
+            *value_bytes = bytes;
+        return error_set(FKV_BUFFER_TOO_SMALL, "the value has %zu bytes, the buffer %zu", bytes,
+                         buffer_bytes);
+    }
+    bool torn = false;
+    if (entry & ENTRY_LARGE)
+        error = large_read(db, NULL, record, buffer, &torn);
+    else if (bytes)
+        memcpy(buffer, record_key(record) + record_header(record).key_bytes, bytes);
+    if (torn) { /* a piece is gone: is the value itself? */
+        uint64_t now;
+        *again = atomic_load(&db->overlay) || read_entry(db, key->hash, &now) != FKV_OK ||
+                 now != entry || atomic_load(&db->overlay);
+        return error;
+    }
+    if (!error && value_bytes)
+        *value_bytes = bytes;
+    return error;
+}
+
+enum fkv_error read_value(struct fkv *db, const struct key *key, void *buffer, size_t buffer_bytes,
+                          size_t *value_bytes)
+{
+    enum fkv_error error;
+    bool again;
+    do {
+        uint64_t entry;
+        const uint8_t *record;
+        again = false;
+        error = find_record(db, key, &entry, &record);
+        if (__builtin_expect(error == READ_BY_CALL, 0))
+            return fetch_value(db, key, buffer, buffer_bytes, value_bytes);
+        if (!error)
+            error = read_copy(db, key, entry, record, buffer, buffer_bytes, value_bytes, &again);
+    } while (__builtin_expect(again, 0));
+    return error;
+}
+
+enum fkv_error read_lend(struct fkv *db, uint64_t entry, const void *key, size_t key_bytes,
+                         const uint8_t **record)
+{
+    enum fkv_error error = read_record(db, entry, key, key_bytes, record);
+    if (__builtin_expect(error != READ_BY_CALL, 1))
+        return error;
+    uint32_t sector = (uint32_t)(entry_address(entry) / SECTOR_CELLS);
+    const uint8_t *mapped = sectors_mapped(&db->sectors, sector);
+    if (!mapped)
+        return error_set(FKV_INVALID, "%s is open without a mapping: nothing can be lent",
+                         db->path);
+    uint64_t sequence =
+        __atomic_load_n(&sector_view(&db->sectors, sector)->sequence, __ATOMIC_RELAXED);
+    *record = mapped + entry_address(entry) % SECTOR_CELLS * CELL_BYTES;
+    return read_check(db, entry, sequence, *record, key, key_bytes);
+}
+
+enum fkv_error read_borrow(struct fkv *db, const struct key *key, const void **value,
+                           size_t *value_bytes)
+{
+    uint64_t entry;
+    const uint8_t *record;
+    enum fkv_error error = find_record(db, key, &entry, &record);
+    while (__builtin_expect(error == READ_BY_CALL, 0)) {
+        error = read_lend(db, entry, key->bytes, key->size, &record);
+        if (error == FKV_NOT_FOUND)
+            error = find_record(db, key, &entry, &record);
+    }
+    if (error)
+        return error;
+    if (entry & ENTRY_LARGE) {
+        *value_bytes = large_value_bytes(record);
+        return FKV_VALUE_TOO_LARGE;
+    }
+    *value_bytes = record_header(record).value_bytes;
+    *value = record_key(record) + record_header(record).key_bytes;
+    return FKV_OK;
+}
+
+enum fkv_error read_size(struct fkv *db, const struct key *key, size_t *value_bytes)
+{
+    uint64_t entry;
+    const uint8_t *record;
+    enum fkv_error error = find_record(db, key, &entry, &record);
+    if (error == READ_BY_CALL)
+        return fetch_size(db, key, value_bytes);
+    if (!error)
+        *value_bytes = read_value_bytes(entry, record);
+    return error;
+}

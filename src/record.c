@@ -1,0 +1,66 @@
+#include "record.h"
+
+#include "checksum.h"
+
+void hash_seeds_make(struct hash_seeds *seeds, const uint8_t salt[HASH_SALT_BYTES])
+{
+    uint8_t piece_salt[HASH_SALT_BYTES];
+    for (int i = 0; i < HASH_SALT_BYTES; i++)
+        piece_salt[i] = salt[i] ^ PIECE_SALT;
+    hash_seed_make(&seeds->keys, salt);
+    hash_seed_make(&seeds->pieces, piece_salt);
+}
+
+static uint32_t contents_checksum(const uint8_t *record, size_t bytes, uint64_t seed)
+{
+    size_t skip = sizeof(uint32_t); /* the checksum itself */
+    return (uint32_t)(checksum64(record + skip, bytes - skip) ^ seed);
+}
+
+size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind kind,
+                    const void *key, size_t key_bytes, const void *value, size_t value_bytes)
+{
+    struct format_record header = {.value_bytes = (uint32_t)value_bytes,
+                                   .key_bytes = (uint16_t)key_bytes,
+                                   .kind = (uint8_t)kind};
+    size_t bytes = record_bytes(key_bytes, value_bytes);
+    memcpy(to, &header, sizeof header);
+    if (key_bytes)
+        memcpy(to + RECORD_HEADER_BYTES, key, key_bytes);
+    if (value_bytes)
+        memcpy(to + RECORD_HEADER_BYTES + key_bytes, value, value_bytes);
+    header.checksum = contents_checksum(to, bytes, seed) ^ place;
+    memcpy(to, &header.checksum, sizeof header.checksum);
+    return bytes;
+}
+
+void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells)
+{
+    struct format_record header = {.value_bytes = cells, .kind = RECORD_PAD};
+    memset(to, 0, (size_t)cells * CELL_BYTES);
+    memcpy(to, &header, sizeof header);
+    header.checksum = contents_checksum(to, sizeof header, seed) ^ place;
+    memcpy(to, &header.checksum, sizeof header.checksum);
+}
+
+bool record_verify(const uint8_t *record, size_t bytes_max, uint64_t seed, uint32_t place)
+{
+    if (bytes_max < RECORD_HEADER_BYTES)
+        return false;
+    struct format_record header = record_header(record);
+    size_t bytes = header.kind == RECORD_PAD ? RECORD_HEADER_BYTES
+                                             : record_bytes(header.key_bytes, header.value_bytes);
+    return bytes <= bytes_max &&
+           header.checksum == (contents_checksum(record, bytes, seed) ^ place);
+}
+
+uint32_t record_walk(const uint8_t *record, uint32_t cells_left)
+{
+    struct format_record header = record_header(record);
+    if (header.kind < RECORD_PLAIN || header.kind > RECORD_PAD || header.value_bytes > SECTOR_BYTES)
+        return 0;
+    uint32_t cells = header.kind == RECORD_PAD
+                         ? header.value_bytes
+                         : record_cells(record_bytes(header.key_bytes, header.value_bytes));
+    return cells <= cells_left ? cells : 0;
+}

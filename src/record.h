@@ -1,0 +1,69 @@
+/*
+ * record: a key and its value as they lie in cells.
+ *
+ * The checksum is bound to the place: it is that of the contents, xor a number made of the
+ * sector's sequence and the cell. So bytes that were written for another place, another life of the
+ * sector or another store fail it; and the collector moves a record by exchanging that number,
+ * without reading the contents and without ever making a damaged record whole.
+ */
+#ifndef FKV_RECORD_H
+#define FKV_RECORD_H
+
+#include "error.h"
+#include "format.h"
+#include "hash.h"
+
+/* What the checksum of a record at this place is xor-ed with. */
+static inline uint32_t record_place(uint64_t sequence, uint32_t cell)
+{
+    uint64_t x = sequence * SECTOR_CELLS + cell;
+    x *= 0x9e3779b97f4a7c15ull;
+    return (uint32_t)(x >> 32);
+}
+
+static inline size_t record_bytes(size_t key_bytes, size_t value_bytes)
+{
+    return RECORD_HEADER_BYTES + key_bytes + value_bytes;
+}
+
+static inline struct format_record record_header(const uint8_t *record)
+{
+    struct format_record header;
+    memcpy(&header, record, sizeof header);
+    return header;
+}
+
+static inline const uint8_t *record_key(const uint8_t *record)
+{
+    return record + RECORD_HEADER_BYTES;
+}
+
+/* A store's two: of keys, and of the pieces of large values, which no key can be made to meet. */
+struct hash_seeds {
+    struct hash_seed keys, pieces;
+};
+
+void hash_seeds_make(struct hash_seeds *seeds, const uint8_t salt[HASH_SALT_BYTES]);
+
+/* The hash of a record's key: what leads to it in the index. */
+static inline struct hash128 record_hash(const struct hash_seeds *seeds, const uint8_t *record)
+{
+    struct format_record header = record_header(record);
+    return hash_key(header.kind == RECORD_PIECE ? &seeds->pieces : &seeds->keys, record_key(record),
+                    header.key_bytes);
+}
+
+/* Write a record; returns its length in bytes. */
+size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind kind,
+                    const void *key, size_t key_bytes, const void *value, size_t value_bytes);
+
+/* Write a record of RECORD_PAD over this many cells. */
+void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells);
+
+/* Is the record whole, and within `bytes_max`? */
+bool record_verify(const uint8_t *record, size_t bytes_max, uint64_t seed, uint32_t place);
+
+/* Cells of the record that begins here, as its header has it; 0 if that cannot be. */
+uint32_t record_walk(const uint8_t *record, uint32_t cells_left);
+
+#endif

@@ -1,0 +1,216 @@
+#include "snapshot.h"
+
+#include "fetch.h"
+
+enum fkv_error snapshot_open(struct fkv *db, struct fkv_snapshot **opened)
+{
+    struct fkv_snapshot *snapshot = memory_new(sizeof *snapshot);
+    if (!snapshot)
+        return FKV_NO_MEMORY;
+    pthread_mutex_lock(&db->writer);
+    struct undo_layer *layer = undo_open(&db->undo);
+    if (layer) {
+        layer->sequence_end = db->sectors.next_sequence;
+        layer->tail_sequence = db->tail.open ? db->tail.sequence : 0;
+        layer->tail_cell = db->tail.open ? db->tail.cell : 0;
+        layer->sector_count = db->sectors.count;
+        snapshot->keys = db->keys;
+        snapshot->next = db->snapshots;
+        if (snapshot->next)
+            snapshot->next->previous = snapshot;
+        db->snapshots = snapshot;
+    }
+    pthread_mutex_unlock(&db->writer);
+    if (!layer) {
+        memory_free(snapshot);
+        return FKV_NO_MEMORY;
+    }
+    snapshot->db = db;
+    snapshot->owner = db->id;
+    snapshot->uses = 1;
+    snapshot->layer = layer;
+    *opened = snapshot;
+    return FKV_OK;
+}
+
+static void unlink_open(struct fkv_snapshot *snapshot)
+{
+    if (snapshot->next)
+        snapshot->next->previous = snapshot->previous;
+    if (snapshot->previous)
+        snapshot->previous->next = snapshot->next;
+    else
+        snapshot->db->snapshots = snapshot->next;
+}
+
+/* Merge and forget what nobody needs any more, letting writers in between. */
+static void settle(struct fkv *db)
+{
+    struct undo_layer *gone;
+    pthread_mutex_lock(&db->settle_lock);
+    pthread_mutex_lock(&db->writer);
+    while (undo_settle(&db->undo, &gone)) {
+        bool wait = gone && !rcu_read_ongoing();
+        if (gone && !wait)
+            undo_retire(&db->undo, gone);
+        pthread_mutex_unlock(&db->writer);
+        if (wait) {
+            synchronize_rcu();
+            rcu_grace_seen();
+            undo_free(gone);
+        }
+        pthread_mutex_lock(&db->writer);
+    }
+    sectors_release_held(&db->sectors);
+    reclaim_poll(&db->reclaim, false);
+    pthread_mutex_unlock(&db->writer);
+    pthread_mutex_unlock(&db->settle_lock);
+    reclaim_wait(&db->reclaim);
+}
+
+void snapshot_give(struct fkv_snapshot *snapshot)
+{
+    if (atomic_fetch_sub(&snapshot->uses, 1) > 1)
+        return;
+    /* In a child of fork() a thread that is not there may hold the locks; the store is not used. */
+    if (!snapshot->ended && !*snapshot->db->alive) {
+        unlink_open(snapshot);
+    } else if (!snapshot->ended) {
+        struct fkv *db = snapshot->db;
+        pthread_mutex_lock(&db->writer);
+        unlink_open(snapshot);
+        undo_close(&db->undo, snapshot->layer);
+        pthread_mutex_unlock(&db->writer);
+        settle(db);
+    }
+    memory_free(snapshot);
+}
+
+void snapshot_end_all(struct fkv *db)
+{
+    for (struct fkv_snapshot *snapshot = db->snapshots; snapshot; snapshot = snapshot->next) {
+        snapshot->ended = true;
+        if (*db->alive)
+            undo_close(&db->undo, snapshot->layer);
+    }
+    db->snapshots = NULL;
+    if (*db->alive)
+        sectors_release_held(&db->sectors);
+}
+
+/* ---------------------------------------------------------------- reading */
+
+enum fkv_error snapshot_entry(const struct fkv_snapshot *snapshot, struct hash128 hash,
+                              uint64_t *entry)
+{
+    enum fkv_error error = index_get(&snapshot->db->index, hash, entry);
+    if (undo_find_key(snapshot->layer, hash, entry)) /* after the index: see undo.h */
+        error = *entry ? FKV_OK : FKV_NOT_FOUND;
+    return error;
+}
+
+/* `fetched` NULL: *record is to last as long as the read section. */
+static enum fkv_error find_record(const struct fkv_snapshot *snapshot, const struct key *key,
+                                  uint64_t *entry, struct fetched *fetched, const uint8_t **record)
+{
+    struct fkv *db = snapshot->db;
+    for (;;) {
+        enum fkv_error error = snapshot_entry(snapshot, key->hash, entry);
+        if (error)
+            return error;
+        if (!fetched)
+            error = read_lend(db, *entry, key->bytes, key->size, record);
+        else if (!(error = fetch_record(db, *entry, key->bytes, key->size, fetched)))
+            *record = fetched->record;
+        if (error != FKV_NOT_FOUND)
+            return error;
+        if (fetched)
+            fetch_done(fetched);
+        /* As in read.c: the slot may have been given to another key between two looks at it. */
+        uint64_t again;
+        if (snapshot_entry(snapshot, key->hash, &again) == FKV_OK && again == *entry)
+            return read_damaged(db, *entry, "has another key than the index says");
+    }
+}
+
+enum fkv_error snapshot_large(const struct fkv_snapshot *snapshot, const uint8_t *head,
+                              void *buffer)
+{
+    enum { LOOKS_MAX = 64 }; /* a piece whose slot was given to another key is looked for again */
+    bool torn = true;
+    enum fkv_error error = FKV_OK;
+    rcu_read_lock();
+    for (int look = 0; torn && look < LOOKS_MAX; look++)
+        error = large_read(snapshot->db, snapshot->layer, head, buffer, &torn);
+    rcu_read_unlock();
+    return error;
+}
+
+static enum fkv_error copy_value(const struct fkv_snapshot *snapshot, uint64_t entry,
+                                 const uint8_t *record, void *buffer, size_t buffer_bytes,
+                                 size_t *value_bytes)
+{
+    enum fkv_error error = FKV_OK;
+    bool large = entry & ENTRY_LARGE;
+    size_t bytes = read_value_bytes(entry, record);
+    if (value_bytes && (!large || bytes > buffer_bytes))
+        *value_bytes = bytes;
+    if (bytes > buffer_bytes)
+        return error_set(FKV_BUFFER_TOO_SMALL, "the value has %zu bytes, the buffer %zu", bytes,
+                         buffer_bytes);
+    if (large)
+        error = snapshot_large(snapshot, record, buffer);
+    if (large && !error && value_bytes)
+        *value_bytes = bytes;
+    if (!large && bytes)
+        memcpy(buffer, record_key(record) + record_header(record).key_bytes, bytes);
+    return error;
+}
+
+enum fkv_error snapshot_value(const struct fkv_snapshot *snapshot, const struct key *key,
+                              void *buffer, size_t buffer_bytes, size_t *value_bytes)
+{
+    struct fetched fetched;
+    fetched.block = NULL;
+    uint64_t entry;
+    const uint8_t *record;
+    enum fkv_error error = find_record(snapshot, key, &entry, &fetched, &record);
+    if (!error)
+        error = copy_value(snapshot, entry, record, buffer, buffer_bytes, value_bytes);
+    fetch_done(&fetched);
+    return error;
+}
+
+enum fkv_error snapshot_borrow(const struct fkv_snapshot *snapshot, const struct key *key,
+                               const void **value, size_t *value_bytes)
+{
+    if (snapshot->db->sectors.unmapped)
+        return error_set(FKV_INVALID, "%s is open without a mapping: nothing can be lent",
+                         snapshot->db->path);
+    uint64_t entry;
+    const uint8_t *record;
+    enum fkv_error error = find_record(snapshot, key, &entry, NULL, &record);
+    if (error)
+        return error;
+    if (entry & ENTRY_LARGE) {
+        *value_bytes = large_value_bytes(record);
+        return FKV_VALUE_TOO_LARGE;
+    }
+    *value_bytes = record_header(record).value_bytes;
+    *value = record_key(record) + record_header(record).key_bytes;
+    return FKV_OK;
+}
+
+enum fkv_error snapshot_size(const struct fkv_snapshot *snapshot, const struct key *key,
+                             size_t *value_bytes)
+{
+    struct fetched fetched;
+    fetched.block = NULL;
+    uint64_t entry;
+    const uint8_t *record;
+    enum fkv_error error = find_record(snapshot, key, &entry, &fetched, &record);
+    if (!error)
+        *value_bytes = read_value_bytes(entry, record);
+    fetch_done(&fetched);
+    return error;
+}

@@ -1,0 +1,350 @@
+/*
+ * store: what a handle is, and how its parts work together.
+ *
+ *     fkv.c         the public calls: arguments, keys, errors
+ *     snapshot.c    what a commit left, whatever comes after it
+ *     txn.c         transactions: a set of writes that grows until it is committed
+ *     read.c        from a key to its value, beside a writer
+ *     fetch.c       the same where the record has no address in memory
+ *     commit.c      a set of writes becomes a commit
+ *     large.c       values that do not fit one record
+ *     load.c        many pairs at once, written once
+ *     collect.c     the collector, after each commit
+ *     checkpoint.c  checkpoints, in small steps
+ *     open.c        creating, opening, recovering, closing
+ *
+ * Locks, in this order: settle_lock, writer, tail.flush_lock, tail.queue_lock; pages.load_lock is
+ * taken alone or last. Readers take none (but load_lock for a page that is not in memory).
+ */
+#ifndef FKV_STORE_H
+#define FKV_STORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "index.h"
+#include "log.h"
+#include "tail.h"
+#include "undo.h"
+
+#define DIGEST_BYTES 26
+#define LARGE_PIECES_MAX ((LARGE_SECTOR_PAYLOAD + LARGE_PIECE_PAYLOAD - 1) / LARGE_PIECE_PAYLOAD)
+
+/* A key as the layers below the API see it: in digest mode, its digest. */
+struct key {
+    const void *bytes;
+    size_t size;
+    struct hash128 hash;
+    uint8_t digest[32];
+};
+
+/* The parts of a large value: those that a head record lists, or new ones. */
+struct large {
+    uint64_t id;
+    uint32_t value_bytes;
+    uint32_t sector_count;
+    uint32_t piece_count;
+    uint32_t sectors_taken;                   /* new ones: how many of `sectors` are taken */
+    uint64_t piece_address[LARGE_PIECES_MAX]; /* new ones: of the pieces in the queue */
+    /* sector_count of them; of new ones, then the checksums of their records */
+    uint32_t sectors[];
+};
+
+/* One key of a commit. */
+struct write {
+    struct hash128 hash;
+    const void *key;
+    const void *value; /* NULL with `remove` */
+    uint32_t key_bytes;
+    uint32_t value_bytes;
+    bool remove;
+    /* Worked out by the commit: */
+    bool large;          /* the value does not fit one record */
+    uint64_t entry;      /* the key's before, 0 if none */
+    struct large *old;   /* parts of the value that goes, or NULL */
+    struct large *fresh; /* parts of the value that comes, or NULL */
+    uint64_t address;    /* of the new record */
+    uint32_t cells;
+};
+
+/* What a commit of several keys hides from readers until it is complete: the entries before. */
+struct overlay {
+    struct retired_block retired;
+    uint32_t mask;
+    struct overlay_slot {
+        struct hash128 hash;
+        uint64_t entry;
+        bool used;
+    } slots[];
+};
+
+enum checkpoint_stage {
+    CHECKPOINT_IDLE,
+    CHECKPOINT_VALUES, /* sealed sectors and the open one's beginning go to the file */
+    CHECKPOINT_PAGES,  /* changed pages are copied, a group at a time, and written */
+    CHECKPOINT_SYNC,
+    CHECKPOINT_HEADER,
+};
+
+struct checkpoint {
+    _Atomic int stage; /* enum checkpoint_stage */
+    bool wanted;
+    bool asked;                  /* for, by the user: the next is thorough */
+    bool thorough;               /* gives back all the space that it can */
+    struct format_header header; /* of the state it holds */
+    bool closing;                /* the last one: the log is empty after it */
+    _Atomic bool copies;         /* pages, under the writer lock, and will be done soon */
+    struct log_position log;     /* where a replay over it begins */
+    uint64_t log_bytes_before;   /* of the log's written_bytes, when it began */
+    uint64_t log_bytes;          /* that were written during the last ones: fades */
+    uint64_t log_room;           /* that the log had when it began */
+    _Atomic uint32_t pause_us;   /* each commit sleeps so long when it is over */
+    uint64_t over;               /* how many have ended, well or not */
+    uint64_t done;               /* how many well */
+    enum fkv_error error;        /* of the last one */
+    _Atomic uint64_t header_bytes;
+};
+
+/* A values sector that was read from the file: see fetch_sector. */
+struct sector_room {
+    uint8_t *bytes;
+    uint64_t sequence; /* of what is in it; 0: nothing */
+};
+
+struct collector {
+    struct sector_room room; /* the front, where it has no address */
+    uint64_t sequence;       /* of the sector at the front of the queue; 0 none */
+    uint32_t cell;           /* where in it the next step is */
+    uint64_t debt_cells;     /* steps owed */
+    uint64_t seen_died;      /* collector_died() that is in the debt, or needed no collection */
+    uint64_t begin_percent;  /* collects while dead cells exceed this share of live ones */
+    uint64_t steps;          /* per cell that dies */
+    uint64_t futile_died;    /* db->died_cells when collecting for room last did not make any */
+    uint64_t moved_bytes;
+    bool log_full; /* the log had no room for what it was to do */
+};
+
+enum { STRIPES = 65536, SPINS_MAX = 2000 };
+
+struct fkv {
+    uint64_t id; /* of this handle, in this process */
+    struct os *os;
+    struct os_file *file, *log_file;
+    char *path, *log_path;
+    uint32_t flags;
+    bool read_only, threads, verify, digest;
+    struct hash_seeds hash_seeds;
+    uint8_t digest_key[32];
+    uint64_t seed; /* of record checksums */
+
+    struct pages pages;
+    struct sectors sectors;
+    struct reclaim reclaim;
+    struct index index;
+    struct tail tail;
+    struct log log;
+    struct undo undo;
+
+    pthread_mutex_t writer;
+    bool making_room; /* a commit waits for a checkpoint to make room in the log: others queue */
+    pthread_cond_t room_made;
+    uint64_t commit; /* the last one */
+    uint64_t keys;
+    uint64_t commits; /* since open */
+    uint64_t bytes_put;
+    uint64_t died_cells; /* by overwrites and deletes, since open */
+    struct collector collector;
+    struct checkpoint checkpoint;
+    struct format_header header; /* the last one written */
+    uint32_t header_copy;        /* where it is whole: 0 or 1 */
+    /* As opened: the other copy is whole too, and perhaps the only one on the medium that is: a
+     * sync of this one that failed would have left it in the cache. */
+    bool header_in_doubt;
+    _Atomic(struct overlay *) overlay;
+    _Atomic int failed; /* enum fkv_error: writes are refused */
+
+    /* Conflict detection: the last commit that wrote a key of each class. NULL: no transaction was
+     * ever begun; written to only while some are open. */
+    uint64_t *stripes;
+    uint32_t open_transactions;
+    struct fkv_txn *transactions; /* a list of those */
+    struct fkv_load *load;        /* the one that is open, or NULL */
+
+    struct fkv_snapshot *snapshots; /* a list of those that are open */
+    struct fkv_async *asyncs;       /* another */
+    pthread_mutex_t settle_lock;    /* whoever closes one; before the writer's */
+
+    pthread_t flusher, checkpointer;
+    bool flusher_runs, checkpointer_runs, stop;
+    pthread_cond_t checkpoint_wanted, checkpoint_over;
+
+    /* Becomes 0 in a child of fork(): a page that the kernel wipes there. */
+    volatile uint32_t *alive; /* enum handle_state */
+};
+
+enum handle_state {
+    HANDLE_FORKED,
+    HANDLE_ALIVE,
+    HANDLE_WAITS /* the next call that reads is to wait for readers: see reclaim_wait */
+};
+
+/* Take the writer lock for a commit. A checkpoint copies pages under it, a few microseconds at a
+ * time: to sleep until it has done would take longer, and it would have the lock again by then. */
+static inline void store_lock(struct fkv *db)
+{
+    for (int i = 0;
+         i < SPINS_MAX && atomic_load_explicit(&db->checkpoint.copies, memory_order_relaxed); i++)
+        spin_pause();
+    pthread_mutex_lock(&db->writer);
+}
+
+/* ---- open.c */
+enum fkv_error store_open(struct os *os, const char *path, const fkv_options *options,
+                          struct fkv **db);
+enum fkv_error store_close(struct fkv *db);
+/* Bytes that nobody can guess. */
+enum fkv_error random_bytes(void *to, size_t bytes);
+
+/* Pages that closing writes at most, 256 MiB of them: with more to be written it leaves the log. */
+#define CLOSE_PAGES_MAX UINT64_C(65536)
+#ifdef FKV_TESTING
+extern uint64_t close_pages_max;
+#endif
+
+/* ---- fkv.c */
+/* All memory that the library holds for this store. */
+uint64_t store_memory_bytes(struct fkv *db);
+enum fkv_error key_make(const struct fkv *db, const void *bytes, size_t size, struct key *key);
+
+/* ---- read.c: inside an RCU read section */
+enum fkv_error read_entry(struct fkv *db, struct hash128 hash, uint64_t *entry);
+/* The record of an entry, checked against the key (NULL: any) and its checksum. NULL and
+ * FKV_NOT_FOUND if it is another key's. */
+enum fkv_error read_record(struct fkv *db, uint64_t entry, const void *key, size_t key_bytes,
+                           const uint8_t **record);
+/* What read_record returns for a record without an address in memory: see fetch.h. No function of
+ * the API does. */
+#define READ_BY_CALL ((enum fkv_error)1000)
+/* Is this the record of the entry, whole, and (if `key`) the key's? FKV_NOT_FOUND: another's. */
+enum fkv_error read_check(struct fkv *db, uint64_t entry, uint64_t sequence, const uint8_t *record,
+                          const void *key, size_t key_bytes);
+/* Copy the value of a record that is whole. *again: it was replaced meanwhile, look again. */
+enum fkv_error read_copy(struct fkv *db, const struct key *key, uint64_t entry,
+                         const uint8_t *record, void *buffer, size_t buffer_bytes,
+                         size_t *value_bytes, bool *again);
+/* As read_record, for a pointer that shall last as long as the read section: in the mapping, where
+ * there is one, even if others read by calls. */
+enum fkv_error read_lend(struct fkv *db, uint64_t entry, const void *key, size_t key_bytes,
+                         const uint8_t **record);
+enum fkv_error read_damaged(const struct fkv *db, uint64_t entry, const char *what);
+enum fkv_error read_value(struct fkv *db, const struct key *key, void *buffer, size_t buffer_bytes,
+                          size_t *value_bytes);
+enum fkv_error read_borrow(struct fkv *db, const struct key *key, const void **value,
+                           size_t *value_bytes);
+enum fkv_error read_size(struct fkv *db, const struct key *key, size_t *value_bytes);
+
+/* ---- large.c */
+bool value_is_large(size_t key_bytes, size_t value_bytes);
+struct hash128 piece_hash(const struct fkv *db, uint64_t id, uint32_t number);
+/* The parts that the head record of `entry` lists; to be given to memory_free. */
+enum fkv_error large_load(struct fkv *db, uint64_t entry, struct large **large);
+/* Parts for a new value; takes its sectors and writes them. */
+enum fkv_error large_store(struct fkv *db, struct write *write, uint64_t id);
+/* Undo large_store. */
+void large_undo(struct fkv *db, struct large *large);
+/* As the layer's snapshot has it; NULL: as it is now. */
+enum fkv_error large_read(struct fkv *db, const struct undo_layer *layer, const uint8_t *head,
+                          void *buffer, bool *torn);
+uint32_t large_value_bytes(const uint8_t *head);
+static inline size_t read_value_bytes(uint64_t entry, const uint8_t *record)
+{
+    return entry & ENTRY_LARGE ? large_value_bytes(record) : record_header(record).value_bytes;
+}
+/* Is this whole record a head that makes sense? And the number of the n-th sector that it lists. */
+bool large_head(const uint8_t *record, struct format_large *head);
+uint32_t large_head_sector(const uint8_t *record, uint32_t number);
+
+#ifdef FKV_TESTING
+extern uint64_t commit_refer_bytes; /* from how many on the log refers to records */
+#endif
+
+/* ---- commit.c: the writer lock is held */
+/* FKV_NOT_FOUND if all writes are removals of absent keys: nothing is written then. Releases the
+ * lock while it waits for room in the log. */
+/* `txn`, if not NULL, is asked whether it is still valid once the lock is held for good. */
+enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
+                             const struct fkv_txn *txn);
+void commit_release(struct write *writes, size_t count);
+/* What a snapshot sees of this key, before it changes, and where; for the writer's preparations. */
+enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t entry,
+                                 const struct large *parts);
+/* What was prepared is done, or not to be. */
+void commit_unprepare(struct fkv *db);
+/* What an entry leads to dies, with its parts if it is the head of a large value. */
+void commit_kill(struct fkv *db, uint64_t entry, const struct large *parts);
+/* Write an operation of a frame; returns its end. */
+uint8_t *log_operation(uint8_t *to, enum operation_kind kind, uint64_t address, const void *bytes,
+                       size_t count);
+/* collect(), with a checkpoint where the log has no room for it. */
+void collect_with_room(struct fkv *db);
+/* Make sure that the entry of a key, and what goes with it when it dies, can be changed without
+ * failing. */
+enum fkv_error commit_prepare_kill(struct fkv *db, struct write *write);
+/* Has a write or a sync failed, so that the store is read-only? */
+static inline bool store_has_failed(const struct fkv *db)
+{
+    return atomic_load_explicit(&db->failed, memory_order_relaxed) || db->tail.failed ||
+           atomic_load(&db->log.sync_failed);
+}
+
+/* Put into effect: the record at write->address is the key's (or none, if `remove`). */
+void commit_apply(struct fkv *db, struct write *write);
+enum fkv_error store_writable(struct fkv *db);
+enum fkv_error store_fail(struct fkv *db, enum fkv_error error);
+
+/* ---- snapshot.c */
+/* The store closes: end all that are open. */
+void snapshot_end_all(struct fkv *db);
+
+/* ---- txn.c */
+/* Has nothing that it read changed since it began? Sets FKV_CONFLICT if so. */
+enum fkv_error txn_validate(const struct fkv_txn *txn);
+/* The store closes: end all that are open. */
+void txn_end_all(struct fkv *db);
+
+/* ---- load.c */
+/* Give up db->load. The writer lock is held, or the store closes. */
+void load_abandon(struct fkv *db);
+
+/* ---- collect.c: the writer lock is held */
+void collector_make(struct collector *collector, uint32_t garbage_percent_max);
+/* The position and the debt of the life before this one are not known, and made up for. */
+void collector_forget_life(struct collector *collector);
+/* Cells that have died since open, gaps included. */
+uint64_t collector_died(const struct fkv *db);
+/* Steps that the collector owes, for deaths that it has not been told of too. */
+uint64_t collector_owes(const struct fkv *db);
+/* Do what is owed; if the log becomes full on the way, collector.log_full. */
+void collect(struct fkv *db);
+/*
+ * Up to so many steps that nobody owes, while dead cells exceed this share of live ones. Returns
+ * how many were taken: 0 if there is nothing to do, or nothing can be done now (collector.log_full:
+ * before a checkpoint).
+ */
+uint64_t collect_further(struct fkv *db, uint64_t steps, uint32_t garbage_percent);
+/* The disk is full: move records together beyond what is owed. False if nothing was moved. */
+bool collect_for_room(struct fkv *db);
+
+/* ---- checkpoint.c */
+/* Ask for a checkpoint if it is time; without threads, do a little of it. Writer lock. */
+void checkpoint_poll(struct fkv *db);
+/* After a commit, with no lock held: sleep if it outruns a checkpoint. */
+void checkpoint_pause(struct fkv *db);
+/* Begin one that holds the present state, or join; wait until it is over. Writer lock, which is
+ * released meanwhile. */
+enum fkv_error checkpoint_run(struct fkv *db);
+void *checkpoint_thread(void *db);
+/* Write a header to both its places, and sync each; it becomes db->header. */
+enum fkv_error checkpoint_write_header(struct fkv *db, struct format_header *header);
+
+#endif

@@ -1,0 +1,2 @@
+/* As C++11, strictly: see program.h. */
+#include "program.h"

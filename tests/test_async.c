@@ -1,0 +1,291 @@
+/*
+ * test_async.c: asynchronous gets: over the system's files, where io_uring reads them, and over the
+ * simulated disk, which has no queue, so that they are read while the caller waits.
+ */
+#define _GNU_SOURCE
+#include "support.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+
+#include "fkv.h"
+#include "os_sim.h"
+#include "store.h"
+
+enum { KEYS = 4000, DEPTH = 32, ROOM = 300000 };
+
+struct world {
+    struct os_sim *sim; /* NULL: the system's files */
+    struct fkv *db;
+    uint32_t version[KEYS]; /* 0: no key */
+    uint8_t *buffers, *value;
+};
+
+static uint32_t bytes_of(uint32_t key, uint32_t version)
+{
+    return key % 500 == 1 ? 200000 : (uint32_t)(rng_mix(1, key, version) % 3000);
+}
+
+static uint32_t make_value(uint8_t *to, uint32_t key, uint32_t version)
+{
+    struct rng rng = rng_make(rng_mix(2, key, version));
+    rng_fill(&rng, to, bytes_of(key, version));
+    return bytes_of(key, version);
+}
+
+static void put(struct world *world, uint32_t key, uint32_t version)
+{
+    uint32_t bytes = make_value(world->value, key, version);
+    assert_ok(fkv_put(world->db, &key, sizeof key, world->value, bytes));
+    world->version[key] = version;
+}
+
+static void world_open(struct world *world)
+{
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_READ_WITHOUT_MAPPING | FKV_NO_THREAD;
+    struct os *os = world->sim ? os_sim_os(world->sim) : os_posix();
+    const char *path = world->sim ? "store" : support_path("async.fkv");
+    assert_ok(store_open(os, path, &options, &world->db));
+}
+
+/* All keys but every fifth, in the file. */
+static struct world *world_new(bool simulated)
+{
+    struct world *world = test_calloc(1, sizeof *world);
+    world->sim = simulated ? os_sim_new(NULL) : NULL;
+    world->buffers = test_malloc((size_t)DEPTH * ROOM);
+    world->value = test_malloc(ROOM);
+    world_open(world);
+    for (uint32_t key = 0; key < KEYS; key++)
+        if (key % 5)
+            put(world, key, 1);
+    return world;
+}
+
+static void world_end(struct world *world)
+{
+    if (world->db)
+        assert_ok(store_close(world->db));
+    if (world->sim)
+        os_sim_free(world->sim);
+    else
+        assert_int_equal(remove(support_path("async.fkv")) + remove(support_path("async.fkv-wal")),
+                         0);
+    test_free(world->buffers);
+    test_free(world->value);
+    test_free(world);
+}
+
+/* One get that is open. */
+struct open_get {
+    uint32_t key, version_before;
+    bool open;
+};
+
+static void check(struct world *world, struct open_get *get, const fkv_completion *done,
+                  const uint8_t *buffer)
+{
+    assert_true(get->open);
+    get->open = false;
+    if (done->error == FKV_NOT_FOUND) {
+        assert_true(!get->version_before || !world->version[get->key]);
+        return;
+    }
+    assert_ok(done->error);
+    uint32_t versions[] = {world->version[get->key], get->version_before};
+    for (int i = 0; i < 2; i++)
+        if (versions[i] && done->value_bytes == bytes_of(get->key, versions[i])) {
+            make_value(world->value, get->key, versions[i]);
+            if (memcmp(world->value, buffer, done->value_bytes) == 0)
+                return;
+        }
+    fail_msg("key %u has a wrong value of %zu bytes", get->key, done->value_bytes);
+}
+
+/* Random gets, DEPTH at a time, with puts and deletes between them, if `changes`. */
+static void gets(struct world *world, uint32_t count, bool changes, bool by_poll)
+{
+    struct rng rng = rng_make(5);
+    struct open_get open[DEPTH] = {0};
+    fkv_completion done[DEPTH];
+    fkv_async *async;
+    uint32_t taken = 0, over = 0;
+    assert_ok(fkv_async_open(world->db, DEPTH, &async));
+    while (over < count) {
+        for (uint32_t i = 0; i < DEPTH && taken < count; i++) {
+            if (open[i].open)
+                continue;
+            uint32_t key = (uint32_t)rng_below(&rng, KEYS);
+            open[i] = (struct open_get){key, world->version[key], true};
+            assert_ok(fkv_async_get(async, &key, sizeof key, world->buffers + (size_t)i * ROOM,
+                                    ROOM, &open[i]));
+            taken++;
+        }
+        if (rng_percent(&rng, 50))
+            assert_ok(fkv_async_submit(async));
+        for (int i = 0; changes && i < 8; i++) {
+            uint32_t key = (uint32_t)rng_below(&rng, KEYS);
+            bool open_already = false; /* then two versions would not be all it may have */
+            for (int o = 0; o < DEPTH; o++)
+                open_already |= open[o].open && open[o].key == key &&
+                                open[o].version_before != world->version[key];
+            if (!open_already)
+                put(world, key, world->version[key] + 1);
+        }
+        if (by_poll) {
+            struct pollfd wanted = {.fd = fkv_async_fd(async), .events = POLLIN};
+            assert_ok(fkv_async_submit(async));
+            assert_int_equal(poll(&wanted, 1, 10000), 1);
+        }
+        size_t given = 0;
+        assert_ok(fkv_async_wait(async, !by_poll, done, 1 + rng_below(&rng, DEPTH), &given));
+        assert_true(given > 0 || by_poll);
+        for (size_t i = 0; i < given; i++) {
+            struct open_get *get = done[i].tag;
+            check(world, get, &done[i], world->buffers + (size_t)(get - open) * ROOM);
+        }
+        over += (uint32_t)given;
+    }
+    size_t given = 1;
+    assert_ok(fkv_async_wait(async, 1, done, DEPTH, &given)); /* nothing is open */
+    assert_int_equal(given, 0);
+    fkv_async_close(async);
+}
+
+static void everything(bool simulated)
+{
+    struct world *world = world_new(simulated);
+    gets(world, 3 * KEYS, false, false);
+    gets(world, KEYS, false, true);
+    gets(world, 4 * KEYS, true, false);
+    gets(world, KEYS, true, true);
+    world_end(world);
+}
+
+static void test_system(void **state)
+{
+    (void)state;
+    everything(false);
+}
+
+static void test_simulated(void **state)
+{
+    (void)state;
+    everything(true);
+}
+
+static void limits(struct world *world)
+{
+    fkv_async *async = NULL;
+    fkv_completion done[4];
+    size_t count;
+    uint32_t key = 2, large = 501;
+    uint8_t *buffer = world->buffers;
+    assert_error(fkv_async_open(world->db, 0, &async), FKV_INVALID);
+    assert_error(fkv_async_open(world->db, 5000, &async), FKV_INVALID);
+    assert_error(fkv_async_open(NULL, 1, &async), FKV_INVALID);
+    assert_ok(fkv_async_open(world->db, 2, &async));
+    assert_error(fkv_async_get(async, NULL, 1, buffer, ROOM, NULL), FKV_INVALID);
+    assert_error(fkv_async_get(async, &key, sizeof key, NULL, 1, NULL), FKV_INVALID);
+    assert_error(fkv_async_get(async, &key, 70000, buffer, ROOM, NULL), FKV_KEY_TOO_LARGE);
+    assert_error(fkv_async_get(NULL, &key, sizeof key, buffer, ROOM, NULL), FKV_INVALID);
+    assert_ok(fkv_async_get(async, &key, sizeof key, buffer, 0, &key));
+    assert_ok(fkv_async_get(async, &large, sizeof large, buffer, 100, &large));
+    assert_error(fkv_async_get(async, &key, sizeof key, buffer, ROOM, NULL), FKV_BUSY);
+    for (size_t over = 0; over < 2; over += count) {
+        assert_ok(fkv_async_wait(async, 1, done, 4, &count));
+        for (size_t i = 0; i < count; i++) {
+            assert_int_equal(done[i].error, FKV_BUFFER_TOO_SMALL);
+            assert_int_equal(done[i].value_bytes, bytes_of(*(uint32_t *)done[i].tag, 1));
+        }
+    }
+    assert_error(fkv_async_wait(async, 1, done, 0, &count), FKV_INVALID);
+    fkv_async_close(async);
+    fkv_async_close(NULL);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    for (int simulated = 0; simulated < 2; simulated++) {
+        struct world *world = world_new(simulated);
+        limits(world);
+        world_end(world);
+    }
+}
+
+/* The store, or the queue, is closed while gets are open. */
+static void test_close(void **state)
+{
+    (void)state;
+    for (int way = 0; way < 4; way++) {
+        struct world *world = world_new(way & 1);
+        fkv_async *async;
+        assert_ok(fkv_async_open(world->db, DEPTH, &async));
+        for (uint32_t i = 0; i < DEPTH; i++) {
+            uint32_t key = i + 1;
+            assert_ok(fkv_async_get(async, &key, sizeof key, world->buffers + (size_t)i * ROOM,
+                                    ROOM, NULL));
+        }
+        if (way & 2)
+            assert_ok(fkv_async_submit(async));
+        if (way == 3) {
+            fkv_async_close(async);
+            world_end(world);
+            continue;
+        }
+        assert_ok(store_close(world->db));
+        world->db = NULL;
+        fkv_completion done[DEPTH];
+        size_t count, cancelled = 0;
+        uint32_t key = 1;
+        assert_ok(fkv_async_wait(async, 1, done, DEPTH, &count));
+        assert_int_equal(count, DEPTH);
+        for (size_t i = 0; i < count; i++) {
+            if (done[i].error == FKV_CANCELLED)
+                cancelled++;
+            else
+                assert_true(done[i].error == FKV_OK || done[i].error == FKV_NOT_FOUND);
+        }
+        assert_true(cancelled > 0);
+        assert_error(fkv_async_get(async, &key, sizeof key, NULL, 0, NULL), FKV_CANCELLED);
+        fkv_async_close(async);
+        world_end(world);
+    }
+}
+
+static void test_media_error(void **state)
+{
+    (void)state;
+    struct world *world = world_new(true);
+    struct os_sim_fault fault = {.kinds = OS_SIM_READ, .nth = 1, .error = -EIO};
+    fkv_completion done[1];
+    fkv_async *async;
+    size_t count;
+    assert_ok(fkv_async_open(world->db, DEPTH, &async));
+    for (uint32_t key = 2; key < 100; key += 5) {
+        assert_ok(fkv_async_get(async, &key, sizeof key, world->buffers, ROOM, NULL));
+        os_sim_fail(world->sim, &fault);
+        assert_ok(fkv_async_wait(async, 1, done, 1, &count));
+        assert_int_equal(count, 1);
+        assert_int_equal(done[0].error, FKV_IO);
+        assert_non_null(strstr(fkv_error_detail(world->db), "store"));
+    }
+    os_sim_fail(world->sim, NULL);
+    fkv_async_close(async);
+    gets(world, KEYS, true, false);
+    world_end(world);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_system),      cmocka_unit_test(test_simulated),
+        cmocka_unit_test(test_limits),      cmocka_unit_test(test_close),
+        cmocka_unit_test(test_media_error),
+    };
+    return SUPPORT_RUN(argc, argv, tests);
+}

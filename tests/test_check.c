@@ -1,0 +1,1630 @@
+/*
+ * test_check.c: checks and repairs. Healthy stores of many shapes pass every check at every step;
+ * each kind of damage is found and the part named; repairs bring back all that is whole, as a model
+ * of what was put knows.
+ */
+#include "check_parts.h"
+#include "checksum.h"
+#include "os_sim.h"
+#include "repair.h"
+#include "support.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PATH "d/store"
+#define LOG_PATH "d/store-wal"
+
+/* ---------------------------------------------------------------- a store and what it must hold */
+
+enum { KEYS_MAX = 60000, VALUE_BYTES_MOST = 4 << 20 };
+
+/* Values are cut from random bytes, where the stamp says. */
+static uint8_t pool[VALUE_BYTES_MOST + 65536];
+
+struct content {
+    uint32_t stamp; /* 0: absent */
+    uint32_t bytes;
+};
+
+enum { PAST = 8 };
+
+struct world {
+    struct os_sim *sim;
+    struct fkv *db;
+    struct content model[KEYS_MAX];
+    struct content past[KEYS_MAX][PAST]; /* what was there before */
+    uint8_t past_count[KEYS_MAX];
+    struct rng rng;
+    uint32_t stamp;
+    unsigned flags;
+    uint64_t log_bytes_max;
+};
+
+static size_t key_of(uint32_t number, uint8_t *key)
+{
+    size_t bytes = number % 100 == 99 ? 300 + number % 1000 : 4 + number % 23;
+    for (size_t i = 4; i < bytes; i++)
+        key[i] = (uint8_t)(number * 31 + i);
+    memcpy(key, &number, 4);
+    return bytes;
+}
+
+static const uint8_t *value_of(struct content content)
+{
+    return pool + (content.stamp * 2654435761u >> 16);
+}
+
+static struct world *world_make(uint64_t seed, unsigned flags)
+{
+    static struct world world;
+    if (!pool[0] && !pool[1]) {
+        struct rng rng = rng_make(1);
+        rng_fill(&rng, pool, sizeof pool);
+    }
+    world = (struct world){.sim = os_sim_new(&(struct os_sim_options){.seed = seed}),
+                           .rng = rng_make(seed),
+                           .flags = flags,
+                           .log_bytes_max = 4 << 20};
+    return &world;
+}
+
+static enum fkv_error world_try_open(struct world *world, unsigned more)
+{
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = world->flags | more;
+    options.log_bytes_max = world->log_bytes_max;
+    return store_open(os_sim_os(world->sim), PATH, &options, &world->db);
+}
+
+static void world_open(struct world *world)
+{
+    assert_ok(world_try_open(world, 0));
+}
+
+static void world_close(struct world *world)
+{
+    assert_ok(store_close(world->db));
+    world->db = NULL;
+}
+
+static void world_drop(struct world *world)
+{
+    if (world->db)
+        world_close(world);
+    assert_int_equal(os_sim_open_files(world->sim), 0);
+    assert_int_equal(os_sim_open_mappings(world->sim), 0);
+    os_sim_free(world->sim);
+}
+
+static void remember(struct world *world, uint32_t number)
+{
+    if (world->model[number].stamp)
+        world->past[number][world->past_count[number]++ % PAST] = world->model[number];
+}
+
+static void put(struct world *world, uint32_t number, uint32_t bytes)
+{
+    uint8_t key[2000];
+    struct content content = {++world->stamp, bytes};
+    assert_ok(fkv_put(world->db, key, key_of(number, key), value_of(content), bytes));
+    remember(world, number);
+    world->model[number] = content;
+}
+
+static void erase(struct world *world, uint32_t number)
+{
+    uint8_t key[2000];
+    enum fkv_error error = fkv_delete(world->db, key, key_of(number, key));
+    assert_int_equal(error, world->model[number].stamp ? FKV_OK : FKV_NOT_FOUND);
+    remember(world, number);
+    world->model[number] = (struct content){0};
+}
+
+/* ---------------------------------------------------------------- checks */
+
+/* What a check said. */
+struct findings {
+    fkv_check_result result;
+    uint64_t said;
+    char first[320];
+    bool print;
+};
+
+static void note(void *context, const fkv_problem *problem)
+{
+    struct findings *findings = context;
+    assert_true(strlen(problem->text) > 10);
+    assert_true(strcmp(fkv_part_name(problem->part), "unknown part") != 0);
+    if (!findings->said++)
+        snprintf(findings->first, sizeof findings->first, "%s: %s", fkv_part_name(problem->part),
+                 problem->text);
+    if (findings->print)
+        print_message("    %s (%" PRIx64 "): %s\n", fkv_part_name(problem->part), problem->offset,
+                      problem->text);
+}
+
+static struct check_options note_options(struct findings *findings)
+{
+    *findings = (struct findings){.print = getenv("FKV_TEST_PRINT") != NULL};
+    return (struct check_options){.problem = note, .context = findings};
+}
+
+static void must_be_healthy(struct world *world)
+{
+    struct findings findings;
+    struct check_options options = note_options(&findings);
+    pthread_mutex_lock(&world->db->writer);
+    check_wait(world->db);
+    enum fkv_error error = store_check(world->db, &options, &findings.result);
+    struct cell_counts counts;
+    if (!error)
+        error = check_count_cells(world->db, &counts, NULL, NULL);
+    pthread_mutex_unlock(&world->db->writer);
+    if (error || findings.result.problems)
+        fail_msg("%s", findings.first);
+    assert_true(findings.result.complete);
+    uint64_t keys = 0;
+    for (uint32_t i = 0; i < KEYS_MAX; i++)
+        keys += world->model[i].stamp != 0;
+    assert_int_equal(findings.result.keys, keys);
+    assert_int_equal(counts.live, findings.result.live_cells);
+    assert_int_equal(counts.dead, findings.result.dead_cells);
+    assert_int_equal(counts.pad, findings.result.pad_cells);
+    assert_int_equal(findings.result.keys_unreadable, 0);
+}
+
+static enum fkv_error check_closed_store(struct world *world, struct findings *findings)
+{
+    struct check_options options = note_options(findings);
+    enum fkv_error error = check_file(os_sim_os(world->sim), PATH, &options, &findings->result);
+    assert_int_equal(findings->said, findings->result.problems);
+    return error;
+}
+
+static void closed_must_be_healthy(struct world *world)
+{
+    struct findings findings;
+    enum fkv_error error = check_closed_store(world, &findings);
+    if (error)
+        fail_msg("%s", findings.first);
+    assert_true(findings.result.complete && findings.result.opened);
+}
+
+/* ---------------------------------------------------------------- healthy stores */
+
+static void random_step(struct world *world, uint32_t keys, uint32_t large_percent)
+{
+    uint32_t number = (uint32_t)rng_below(&world->rng, keys);
+    if (rng_percent(&world->rng, 30))
+        erase(world, number);
+    else if (rng_percent(&world->rng, large_percent))
+        put(world, number, (uint32_t)rng_between(&world->rng, 1, VALUE_BYTES_MOST));
+    else
+        put(world, number,
+            (uint32_t)rng_below(&world->rng, rng_percent(&world->rng, 5) ? 100000 : 700));
+}
+
+static void test_empty(void **state)
+{
+    (void)state;
+    struct world *world = world_make(1, FKV_NO_THREAD);
+    world_open(world);
+    must_be_healthy(world);
+    world_close(world);
+    closed_must_be_healthy(world);
+    world_open(world);
+    must_be_healthy(world);
+    world_drop(world);
+}
+
+static void test_every_step(void **state)
+{
+    (void)state;
+    for (struct rounds rounds = rounds_begin(3); rounds_next(&rounds);) {
+        struct world *world = world_make(rounds.seed, FKV_NO_THREAD);
+        world->log_bytes_max = MIB;
+        world_open(world);
+        for (int i = 0; i < 500; i++) {
+            random_step(world, 200, 3);
+            if (rng_percent(&world->rng, 2))
+                assert_ok(fkv_checkpoint(world->db));
+            if (rng_percent(&world->rng, 1)) {
+                world_close(world);
+                closed_must_be_healthy(world);
+                world_open(world);
+            }
+            must_be_healthy(world);
+        }
+        world_drop(world);
+    }
+}
+
+static void test_many_keys(void **state)
+{
+    (void)state;
+    const unsigned flags[] = {FKV_NO_THREAD, 0, FKV_NO_THREAD | FKV_DIGEST};
+    for (size_t f = 0; f < sizeof flags / sizeof *flags; f++) {
+        struct world *world = world_make(f + 1, flags[f]);
+        world_open(world);
+        for (uint32_t i = 0; i < KEYS_MAX; i++) {
+            put(world, i, (uint32_t)rng_below(&world->rng, 60));
+            if (i % 10000 == 0)
+                must_be_healthy(world);
+        }
+        for (uint32_t i = 0; i < KEYS_MAX; i++) {
+            if (rng_percent(&world->rng, 85))
+                erase(world, i);
+            if (i % 10000 == 0)
+                must_be_healthy(world);
+        }
+        must_be_healthy(world);
+        world_close(world);
+        closed_must_be_healthy(world);
+        world_open(world);
+        must_be_healthy(world);
+        world_drop(world);
+    }
+}
+
+static void test_after_kill(void **state)
+{
+    (void)state;
+    for (struct rounds rounds = rounds_begin(4); rounds_next(&rounds);) {
+        struct world *world = world_make(rounds.seed, FKV_NO_THREAD);
+        world_open(world);
+        for (int i = 0; i < 300; i++)
+            random_step(world, 150, 3);
+        os_sim_kill(world->sim, rounds.seed);
+        store_close(world->db);
+        world->db = NULL;
+        closed_must_be_healthy(world); /* recovered in memory */
+        assert_ok(world_try_open(world, FKV_OPEN_READ_ONLY));
+        must_be_healthy(world);
+        world_close(world);
+        world_open(world);
+        must_be_healthy(world);
+        world_drop(world);
+    }
+}
+
+/* ---------------------------------------------------------------- where things are */
+
+struct spot {
+    const char *name;
+    const char *path;
+    uint64_t offset;
+    size_t bytes; /* that a checksum covers, from there on */
+    enum fkv_part part;
+};
+
+/* A closed store of everything there is: dead records, padding, values in pieces. */
+static struct world *damage_world(uint64_t seed, unsigned flags)
+{
+    struct world *world = world_make(seed, FKV_NO_THREAD | flags);
+    world->log_bytes_max = 64 << 20;
+    world_open(world);
+    for (uint32_t i = 0; i < 3000; i++)
+        put(world, i, (uint32_t)rng_below(&world->rng, 700));
+    put(world, 3000, 3 << 20);
+    put(world, 3001, 200000);
+    put(world, 3002, 1 << 20);
+    for (uint32_t i = 0; i < 900; i++)
+        erase(world, (uint32_t)rng_below(&world->rng, 3000));
+    for (uint32_t i = 0; i < 300; i++)
+        put(world, (uint32_t)rng_below(&world->rng, 3000), 100);
+    return world;
+}
+
+/* The address of the record of a key, and what the index says of it. */
+static uint64_t entry_of(struct world *world, uint32_t number)
+{
+    uint8_t bytes[2000];
+    struct key key;
+    uint64_t entry = 0;
+    assert_ok(key_make(world->db, bytes, key_of(number, bytes), &key));
+    assert_ok(index_get(&world->db->index, key.hash, &entry));
+    return entry;
+}
+
+static uint32_t live_key(struct world *world)
+{
+    uint32_t number;
+    do
+        number = (uint32_t)rng_below(&world->rng, 3000);
+    while (!world->model[number].stamp);
+    return number;
+}
+
+static void say_nothing(struct report *report, const fkv_problem *problem)
+{
+    (void)report;
+    (void)problem;
+}
+
+static void load_image(struct world *world, struct image *image)
+{
+    struct os *os = os_sim_os(world->sim);
+    struct os_file *file;
+    struct report nowhere = {say_nothing};
+    assert_int_equal(os->ops->open(os, PATH, OS_READ_ONLY, &file), 0);
+    assert_ok(image_open(image, os->ops, file, PATH));
+    assert_non_null(image->header);
+    assert_ok(image_load(image, image->header, &nowhere));
+}
+
+static void drop_image(struct image *image)
+{
+    image->ops->close(image->file);
+    image_drop(image);
+}
+
+/* The place of some page of a space. */
+static uint64_t page_offset(const struct image *image, enum space space)
+{
+    const struct image_space *pages = &image->space[space];
+    for (uint32_t n = 0; n < pages->page_count; n++)
+        if (pages->pages[n].location)
+            return pages->pages[n].location * PAGE_BYTES;
+    fail_msg("no page of space %d is stored", space);
+    return 0;
+}
+
+static struct spot spot_of_page(const struct image *image, enum space space)
+{
+    return (struct spot){image_space_name(space), PATH, page_offset(image, space), PAGE_BYTES,
+                         FKV_PART_PAGES};
+}
+
+enum { SPOTS = 16 };
+
+/* One of everything. The store is open, and closed afterwards. */
+static size_t find_spots(struct world *world, struct spot spots[SPOTS])
+{
+    size_t count = 0;
+    uint64_t live = entry_address(entry_of(world, live_key(world)));
+    struct large *large;
+    assert_ok(large_load(world->db, entry_of(world, 3000), &large));
+    uint64_t sector = (uint64_t)large->sectors[1] * SECTOR_BYTES;
+    memory_free(large);
+    uint64_t head = entry_address(entry_of(world, 3001));
+    uint64_t dead = 0;
+    for (uint64_t a = head / SECTOR_CELLS * SECTOR_CELLS; !dead; a++)
+        dead = sectors_is_dead(&world->db->sectors, a) ? a : 0;
+    world_close(world);
+    struct image image;
+    load_image(world, &image);
+    uint64_t values = (uint64_t)(live / SECTOR_CELLS) * SECTOR_BYTES;
+    spots[count++] = (struct spot){"record", PATH, cell_offset(live), 12, FKV_PART_VALUES};
+    spots[count++] = (struct spot){"dead record", PATH, cell_offset(dead), 12, FKV_PART_VALUES};
+    spots[count++] = (struct spot){"large head", PATH, cell_offset(head), 12, FKV_PART_VALUES};
+    spots[count++] = (struct spot){"large sector", PATH, sector + 64, 900000, FKV_PART_LARGE};
+    spots[count++] = (struct spot){"header of values", PATH, values, 64, FKV_PART_VALUES};
+    spots[count++] = (struct spot){"header of large", PATH, sector, 64, FKV_PART_VALUES};
+    spots[count++] = (struct spot){"header copy 0", PATH, 0, 368, FKV_PART_HEADER};
+    spots[count++] = (struct spot){"header copy 1", PATH, PAGE_BYTES, 368, FKV_PART_HEADER};
+    for (int s = 0; s < SPACE_COUNT; s++) {
+        spots[count++] = spot_of_page(&image, s);
+        spots[count++] =
+            (struct spot){"node", PATH, image.header->spaces[s].root.location * PAGE_BYTES,
+                          PAGE_BYTES, FKV_PART_PAGES};
+    }
+    assert_int_equal(count, SPOTS);
+    drop_image(&image);
+    return count;
+}
+
+/* ---------------------------------------------------------------- damage */
+
+enum harm { FLIP, ZERO, RANDOM, SWAP, HARMS };
+static const char *const harm_names[] = {"flip", "zero", "random", "swap"};
+
+static void do_harm(struct os_sim *sim, struct rng *rng, const struct spot *spot, enum harm harm)
+{
+    uint8_t bytes[64];
+    uint64_t block = spot->offset / 512 * 512;
+    uint64_t size;
+    assert_int_equal(os_sim_file_size(sim, spot->path, &size), 0);
+    switch (harm) {
+    case FLIP:
+        os_sim_flip_bit(sim, spot->path, spot->offset * 8 + rng_below(rng, spot->bytes * 8));
+        return;
+    case ZERO:
+        os_sim_zero(sim, spot->path, block, 512);
+        return;
+    case RANDOM:
+        rng_fill(rng, bytes, sizeof bytes);
+        os_sim_poke(sim, spot->path, spot->offset, bytes,
+                    spot->bytes < sizeof bytes ? spot->bytes : sizeof bytes);
+        return;
+    default: /* with another page: what is there looks real, but is elsewhere */
+        os_sim_swap(sim, spot->path, spot->offset / 4096 * 4096,
+                    (spot->offset / 4096 + size / 8192) % (size / 4096) * 4096, 4096);
+        return;
+    }
+}
+
+/* No wrong value: every key has its own, or reading it is an error. Returns how many can be read;
+ * a key that may be lost by the damage is in `lost` then. */
+static uint32_t read_all(struct world *world, bool *lost)
+{
+    static uint8_t value[VALUE_BYTES_MOST];
+    uint32_t readable = 0;
+    for (uint32_t i = 0; i < KEYS_MAX; i++) {
+        uint8_t key[2000];
+        size_t bytes = 0;
+        enum fkv_error error = fkv_get(world->db, key, key_of(i, key), value, sizeof value, &bytes);
+        struct content content = world->model[i];
+        if (error == FKV_OK) {
+            assert_true(content.stamp);
+            assert_int_equal(bytes, content.bytes);
+            assert_memory_equal(value, value_of(content), bytes);
+            readable++;
+        } else if (error == FKV_NOT_FOUND) {
+            assert_false(content.stamp);
+        } else {
+            assert_int_equal(error, FKV_DAMAGED);
+        }
+        if (lost)
+            lost[i] = error && error != FKV_NOT_FOUND;
+    }
+    return readable;
+}
+
+static void test_damage_is_found(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(5, 0);
+    must_be_healthy(world);
+    struct spot spots[SPOTS];
+    size_t count = find_spots(world, spots);
+    closed_must_be_healthy(world);
+    struct os_sim *whole = world->sim;
+    for (size_t i = 0; i < count; i++)
+        for (enum harm harm = 0; harm < HARMS; harm++) {
+            struct findings findings;
+            world->sim = os_sim_copy(whole);
+            do_harm(world->sim, &world->rng, &spots[i], harm);
+            enum fkv_error error = check_closed_store(world, &findings);
+            if (error != FKV_DAMAGED || !findings.result.problems_in[spots[i].part])
+                fail_msg("%s of %s: %s, %" PRIu64 " problems, the first: %s", harm_names[harm],
+                         spots[i].name, fkv_error_text(error), findings.result.problems,
+                         findings.first);
+            if (world_try_open(world, FKV_OPEN_READ_ONLY) == FKV_OK) {
+                read_all(world, NULL);
+                world_close(world);
+            } else {
+                assert_int_equal(findings.result.opened, 0);
+            }
+            os_sim_free(world->sim);
+        }
+    world->sim = whole;
+    world_drop(world);
+}
+
+/* ---------------------------------------------------------------- contradictions */
+
+/*
+ * Things that are wrong although every checksum is right: a store in memory is made to contradict
+ * itself, and the check must find that there, and again in the file that it writes.
+ */
+
+static struct format_sector *table_of(struct world *world, uint32_t sector)
+{
+    struct format_sector *entries =
+        pages_write(&world->db->pages, SPACE_SECTORS, sector / SECTORS_PER_PAGE);
+    return &entries[sector % SECTORS_PER_PAGE];
+}
+
+static uint64_t *map_word(struct world *world, uint64_t address)
+{
+    uint64_t *map =
+        pages_write(&world->db->pages, SPACE_MAPS, (uint32_t)(address / MAP_PAGE_CELLS));
+    return &map[address % MAP_PAGE_CELLS / 64];
+}
+
+/* The slot of a key, to change. */
+static struct slot *slot_of(struct world *world, uint32_t number)
+{
+    struct index *index = &world->db->index;
+    uint64_t entry = entry_of(world, number);
+    for (uint32_t n = 0; n < index->next_number; n++) {
+        uint32_t frame = pages_find(&world->db->pages, SPACE_INDEX, n)->frame;
+        struct slot *slots = frame ? frame_bytes(&world->db->pages, frame) : NULL;
+        for (uint32_t s = 0; slots && s < SLOTS_PER_PAGE; s++)
+            if (slots[s].entry == entry) {
+                pages_write(&world->db->pages, SPACE_INDEX, n);
+                return &slots[s];
+            }
+    }
+    fail_msg("no slot");
+    return NULL;
+}
+
+static uint64_t live_address(struct world *world)
+{
+    return entry_address(entry_of(world, live_key(world)));
+}
+
+static uint64_t dead_address(struct world *world)
+{
+    uint64_t a = live_address(world) / SECTOR_CELLS * SECTOR_CELLS;
+    while (!sectors_is_dead(&world->db->sectors, a))
+        a++;
+    return a;
+}
+
+static void live_as_dead(struct world *world)
+{
+    uint64_t a = live_address(world);
+    *map_word(world, a) |= 1ull << (a & 63);
+}
+static void dead_as_live(struct world *world)
+{
+    uint64_t a = dead_address(world);
+    *map_word(world, a) &= ~(1ull << (a & 63));
+}
+static void bit_within_a_record(struct world *world)
+{
+    uint32_t number = live_key(world);
+    while (entry_cells(entry_of(world, number)) < 3)
+        number = live_key(world);
+    uint64_t a = entry_address(entry_of(world, number)) + 1;
+    *map_word(world, a) |= 1ull << (a & 63);
+}
+static void entry_gone(struct world *world)
+{
+    slot_of(world, live_key(world))->entry = 0;
+}
+static void entry_elsewhere(struct world *world)
+{
+    slot_of(world, live_key(world))->entry += 2;
+}
+static void entry_to_a_dead_record(struct world *world)
+{
+    struct slot *slot = slot_of(world, live_key(world));
+    slot->entry = (slot->entry & ~ENTRY_ADDRESS_MASK) | dead_address(world);
+}
+static void entry_to_nowhere(struct world *world)
+{
+    struct slot *slot = slot_of(world, live_key(world));
+    slot->entry |= ENTRY_ADDRESS_MASK;
+}
+static void entry_of_another_length(struct world *world)
+{
+    slot_of(world, live_key(world))->entry += 1ull << ENTRY_LENGTH_SHIFT;
+}
+static void entry_of_another_kind(struct world *world)
+{
+    slot_of(world, live_key(world))->entry ^= ENTRY_LARGE;
+}
+static void entry_of_another_key(struct world *world)
+{
+    slot_of(world, live_key(world))->tag ^= 1ull << 20;
+}
+static void entry_twice(struct world *world)
+{
+    struct slot *slot = slot_of(world, live_key(world));
+    struct slot *bucket = (struct slot *)((uintptr_t)slot & ~63ull);
+    for (uint32_t s = 0; s < SLOTS_PER_BUCKET; s++)
+        if (!bucket[s].entry) {
+            bucket[s] = *slot;
+            return;
+        }
+    bucket[slot == bucket] = *slot;
+}
+static void marks_gone(struct world *world)
+{
+    struct index *index = &world->db->index;
+    for (uint32_t n = 0; n < index->next_number; n++) {
+        if (!pages_find(&world->db->pages, SPACE_INDEX, n)->frame)
+            continue;
+        struct slot *slots = pages_write(&world->db->pages, SPACE_INDEX, n);
+        for (uint32_t s = 0; s < SLOTS_PER_PAGE; s++)
+            slots[s].tag &= TAG_MASK;
+    }
+}
+static void segment_count_wrong(struct world *world)
+{
+    struct index *index = &world->db->index;
+    uint32_t id = index->directory->segment[0];
+    struct format_segment *entries =
+        pages_write(&world->db->pages, SPACE_DIRECTORY, id / SEGMENTS_PER_PAGE);
+    entries[id % SEGMENTS_PER_PAGE].count--;
+    ((struct segment *)index->segments.base)[id].count--;
+}
+static void table_dead_cells(struct world *world)
+{
+    uint32_t sector = (uint32_t)(live_address(world) / SECTOR_CELLS);
+    table_of(world, sector)->dead_cells += 4;
+    sector_state(&world->db->sectors, sector)->dead_cells += 4;
+}
+static void table_pad_cells(struct world *world)
+{
+    uint32_t sector = (uint32_t)(live_address(world) / SECTOR_CELLS);
+    table_of(world, sector)->pad_cells++;
+    sector_state(&world->db->sectors, sector)->pad_cells++;
+}
+static void table_sequence(struct world *world)
+{
+    uint32_t first = world->db->sectors.front;
+    uint32_t second = sector_state(&world->db->sectors, first)->next;
+    table_of(world, first)->sequence = table_of(world, second)->sequence;
+}
+static void table_type(struct world *world)
+{
+    table_of(world, world->db->sectors.front)->type = SECTOR_LARGE;
+}
+static void keys_wrong(struct world *world)
+{
+    world->db->keys++;
+}
+static void live_cells_wrong(struct world *world)
+{
+    world->db->sectors.live_cells--;
+}
+static void pad_cells_wrong(struct world *world)
+{
+    world->db->sectors.pad_cells++;
+}
+static void large_sector_is_another(struct world *world)
+{
+    struct large *a, *b;
+    assert_ok(large_load(world->db, entry_of(world, 3000), &a));
+    assert_ok(large_load(world->db, entry_of(world, 3002), &b));
+    uint64_t sequence = table_of(world, a->sectors[0])->sequence;
+    table_of(world, a->sectors[0])->sequence = table_of(world, b->sectors[0])->sequence;
+    table_of(world, b->sectors[0])->sequence = sequence;
+    memory_free(a);
+    memory_free(b);
+}
+/* A piece that the index no longer has is dead, by all other accounts. */
+static void piece_gone(struct world *world)
+{
+    struct fkv *db = world->db;
+    struct large *large;
+    assert_ok(large_load(db, entry_of(world, 3001), &large));
+    uint64_t entry = index_remove(&db->index, piece_hash(db, large->id, large->sector_count + 1));
+    sectors_kill(&db->sectors, entry_address(entry), entry_cells(entry));
+    memory_free(large);
+}
+static void head_gone(struct world *world)
+{
+    struct fkv *db = world->db;
+    uint8_t bytes[2000];
+    struct key key;
+    assert_ok(key_make(db, bytes, key_of(3000, bytes), &key));
+    uint64_t entry = index_remove(&db->index, key.hash);
+    sectors_kill(&db->sectors, entry_address(entry), entry_cells(entry));
+    db->keys--;
+}
+static void page_taken_for_free(struct world *world)
+{
+    struct page_sector *sector = &world->db->pages.sectors[0];
+    for (uint32_t w = 0; w < SECTOR_PAGES / 64; w++)
+        if (sector->used[w]) {
+            sector->used[w] &= sector->used[w] - 1;
+            return;
+        }
+}
+static void page_not_marked(struct world *world)
+{
+    uint32_t frame = pages_find(&world->db->pages, SPACE_DIRECTORY, 0)->frame;
+    ((uint8_t *)frame_bytes(&world->db->pages, frame))[100] ^= 1;
+}
+static void sector_lost(struct world *world)
+{
+    struct sectors *sectors = &world->db->sectors;
+    for (uint32_t s = 1; s < sectors->count; s++) {
+        uint64_t *word = (uint64_t *)sectors->free_backed.base + s / 64;
+        if (*word >> (s & 63) & 1) {
+            *word &= ~(1ull << (s & 63));
+            sectors->free_backed_count--;
+            return;
+        }
+    }
+    fail_msg("no free sector");
+}
+static void sector_used_twice(struct world *world)
+{
+    struct sectors *sectors = &world->db->sectors;
+    uint32_t s = sectors->front;
+    ((uint64_t *)sectors->free_backed.base)[s / 64] |= 1ull << (s & 63);
+    sectors->free_backed_count++;
+}
+
+struct contradiction {
+    const char *name;
+    void (*make)(struct world *world);
+    enum fkv_part part;      /* in which it is found in memory */
+    bool memory_only;        /* it does not reach the file, or must not be let to */
+    enum fkv_part file_part; /* 0: the same */
+};
+
+static const struct contradiction contradictions[] = {
+    {"live as dead", live_as_dead, FKV_PART_INDEX, false, 0},
+    {"dead as live", dead_as_live, FKV_PART_INDEX, false, 0},
+    {"bit within a record", bit_within_a_record, FKV_PART_MAPS, false, 0},
+    {"entry gone", entry_gone, FKV_PART_INDEX, false, 0},
+    {"entry elsewhere", entry_elsewhere, FKV_PART_INDEX, false, 0},
+    {"entry to a dead record", entry_to_a_dead_record, FKV_PART_INDEX, false, 0},
+    {"entry to nowhere", entry_to_nowhere, FKV_PART_INDEX, false, 0},
+    {"entry of another length", entry_of_another_length, FKV_PART_INDEX, false, 0},
+    {"entry of another kind", entry_of_another_kind, FKV_PART_INDEX, false, 0},
+    {"entry of another key", entry_of_another_key, FKV_PART_INDEX, false, 0},
+    {"entry twice", entry_twice, FKV_PART_INDEX, false, 0},
+    {"marks gone", marks_gone, FKV_PART_INDEX, false, 0},
+    {"segment count", segment_count_wrong, FKV_PART_INDEX, false, 0},
+    {"dead cells in the table", table_dead_cells, FKV_PART_TABLE, false, 0},
+    {"padding in the table", table_pad_cells, FKV_PART_TABLE, false, 0},
+    {"sequence in the table", table_sequence, FKV_PART_TABLE, false, 0},
+    {"type in the table", table_type, FKV_PART_TABLE, false, 0},
+    {"keys", keys_wrong, FKV_PART_COUNTERS, false, 0},
+    {"live cells", live_cells_wrong, FKV_PART_COUNTERS, false, 0},
+    {"padding", pad_cells_wrong, FKV_PART_COUNTERS, false, 0},
+    {"large sectors of another", large_sector_is_another, FKV_PART_LARGE, false, 0},
+    {"piece gone", piece_gone, FKV_PART_LARGE, false, 0},
+    {"head gone", head_gone, FKV_PART_LARGE, false, 0},
+    {"page taken for free", page_taken_for_free, FKV_PART_PAGES, true, 0},
+    {"page not marked", page_not_marked, FKV_PART_MEMORY, true, 0},
+    {"sector lost", sector_lost, FKV_PART_SPACE, true, 0},
+    {"sector used twice", sector_used_twice, FKV_PART_SPACE, true, 0},
+};
+
+static void must_be_found(const struct contradiction *made, enum fkv_error error,
+                          const struct findings *findings, enum fkv_part part, const char *where)
+{
+    if (error != FKV_DAMAGED || !findings->result.problems_in[part])
+        fail_msg("%s, %s: %s, %" PRIu64 " problems, the first: %s", made->name, where,
+                 fkv_error_text(error), findings->result.problems, findings->first);
+}
+
+static void test_contradictions_are_found(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof contradictions / sizeof *contradictions; i++) {
+        const struct contradiction *made = &contradictions[i];
+        struct world *world = damage_world(7, 0);
+        assert_ok(fkv_checkpoint(world->db));
+        must_be_healthy(world);
+        /* All that may be changed is in memory. */
+        for (uint32_t s = 1; s < world->db->sectors.count; s++)
+            assert_ok(sectors_prepare(&world->db->sectors, s));
+        made->make(world);
+        struct findings findings;
+        struct check_options options = note_options(&findings);
+        enum fkv_error error = store_check(world->db, &options, &findings.result);
+        must_be_found(made, error, &findings, made->part, "in memory");
+        if (made->memory_only) { /* it is not to be worked with */
+            os_sim_kill(world->sim, 1);
+            store_close(world->db);
+            world->db = NULL;
+        } else {
+            world_close(world);
+            error = check_closed_store(world, &findings);
+            must_be_found(made, error, &findings, made->file_part ? made->file_part : made->part,
+                          "in the file");
+        }
+        world_drop(world);
+    }
+}
+
+/* With a page of the table lost the store cannot be opened; the rest is checked all the same. */
+static void test_rest_is_checked(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 4; round++) {
+        struct world *world = damage_world(8, 0);
+        assert_ok(fkv_checkpoint(world->db));
+        if (round == 0)
+            keys_wrong(world);
+        if (round == 1)
+            entry_elsewhere(world);
+        if (round == 2)
+            bit_within_a_record(world);
+        uint64_t record = cell_offset(live_address(world));
+        world_close(world);
+        struct image image;
+        load_image(world, &image);
+        /* What is damaged: for the second and third round, something that they do not hang on. */
+        uint64_t root = image.header->spaces[SPACE_DIRECTORY].root.location * PAGE_BYTES;
+        uint64_t page = page_offset(&image, SPACE_INDEX);
+        drop_image(&image);
+        os_sim_flip_bit(world->sim, LOG_PATH, 9); /* the log's header: it cannot be opened */
+        if (round == 3) {
+            os_sim_flip_bit(world->sim, PATH, record * 8 + 70);
+            os_sim_flip_bit(world->sim, PATH, page * 8 + 70);
+            os_sim_flip_bit(world->sim, PATH, root * 8 + 70);
+        }
+        struct findings findings;
+        enum fkv_error error = check_closed_store(world, &findings);
+        assert_int_equal(error, FKV_DAMAGED);
+        assert_int_equal(findings.result.opened, 0);
+        assert_true(findings.result.complete);
+        const uint64_t *in = findings.result.problems_in;
+        assert_true(in[FKV_PART_LOG]);
+        if (round == 0)
+            assert_true(in[FKV_PART_COUNTERS]);
+        if (round == 1)
+            assert_true(in[FKV_PART_INDEX]);
+        if (round == 2)
+            assert_true(in[FKV_PART_MAPS]);
+        if (round == 3)
+            assert_true(in[FKV_PART_VALUES] && in[FKV_PART_PAGES]);
+        world_drop(world);
+    }
+}
+
+/* ---------------------------------------------------------------- the log */
+
+static void test_log_damage(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(9, 0);
+    assert_ok(fkv_checkpoint(world->db));
+    for (uint32_t i = 0; i < 300; i++)
+        put(world, i, 300);
+    assert_ok(fkv_sync(world->db));
+    put(world, 301, 300);
+    uint64_t begin = world->db->header.log_offset, end = world->db->log.head.offset;
+    must_be_healthy(world);
+    os_sim_kill(world->sim, 1);
+    store_close(world->db);
+    world->db = NULL;
+    os_sim_settle(world->sim);
+    closed_must_be_healthy(world);
+    struct os_sim *whole = world->sim;
+    for (int i = 0; i < 40; i++) {
+        struct findings findings;
+        world->sim = os_sim_copy(whole);
+        uint64_t at = rng_between(&world->rng, begin, end - 600);
+        os_sim_flip_bit(world->sim, LOG_PATH, at * 8 + rng_below(&world->rng, 8));
+        assert_int_equal(check_closed_store(world, &findings), FKV_DAMAGED);
+        assert_true(findings.result.problems_in[FKV_PART_LOG]);
+        os_sim_free(world->sim);
+    }
+    world->sim = os_sim_copy(whole);
+    struct findings findings;
+    os_sim_delete_file(world->sim, LOG_PATH);
+    assert_int_equal(check_closed_store(world, &findings), FKV_DAMAGED);
+    assert_true(findings.result.problems_in[FKV_PART_LOG]);
+    os_sim_free(world->sim);
+    world->sim = whole;
+    world_drop(world);
+}
+
+/* ---------------------------------------------------------------- flips anywhere */
+
+/* Is this byte of the file covered by a checksum of something in use? */
+static bool is_covered(const struct image *image, const struct checked_sector *kinds,
+                       struct world *world, uint64_t offset)
+{
+    uint32_t sector = (uint32_t)(offset / SECTOR_BYTES);
+    size_t at = offset % SECTOR_BYTES;
+    (void)world;
+    if (sector == 0)
+        return at % PAGE_BYTES < sizeof(struct format_header) && at < 2 * PAGE_BYTES;
+    if (image_is_claimed(image, offset / PAGE_BYTES))
+        return true;
+    if (kinds[sector].kind == SECTOR_IS_LARGE)
+        return at < 64 + record_bytes(16, LARGE_SECTOR_PAYLOAD);
+    if (kinds[sector].kind != SECTOR_IS_VALUES)
+        return false;
+    if (at < sizeof(struct format_sector_header))
+        return true;
+    static uint8_t bytes[SECTOR_BYTES];
+    image_read(image, (uint64_t)sector * SECTOR_BYTES, sizeof bytes, bytes);
+    uint32_t end = sector == image->header->tail_sector ? image->header->tail_cell : SECTOR_CELLS;
+    struct scan scan =
+        scan_begin(bytes, load_u64(image->header->store_id + 8), kinds[sector].sequence, end);
+    struct scanned found;
+    while (scan_next(&scan, &found)) {
+        size_t first = found.cell * CELL_BYTES;
+        struct format_record header = record_header(found.record);
+        size_t length = header.kind == RECORD_PAD
+                            ? RECORD_HEADER_BYTES
+                            : record_bytes(header.key_bytes, header.value_bytes);
+        if (at < first + found.cells * CELL_BYTES)
+            return at < first + length;
+    }
+    return false;
+}
+
+static void test_flips_anywhere(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(10, 0);
+    static struct checked_sector kinds[256];
+    world_close(world);
+    closed_must_be_healthy(world);
+    struct image image;
+    load_image(world, &image);
+    uint8_t page[PAGE_BYTES];
+    uint32_t page_number = UINT32_MAX;
+    assert_true(image.sector_count <= 256);
+    for (uint32_t s = 1; s < image.sector_count; s++) {
+        struct format_sector entry;
+        assert_ok(image_table_entry(&image, s, page, &page_number, &entry));
+        kinds[s] = (struct checked_sector){.sequence = entry.sequence,
+                                           .kind = entry.type == SECTOR_VALUES  ? SECTOR_IS_VALUES
+                                                   : entry.type == SECTOR_LARGE ? SECTOR_IS_LARGE
+                                                                                : SECTOR_IS_FREE};
+    }
+    struct os_sim *whole = world->sim;
+    int covered = 0;
+    for (struct rounds rounds = rounds_begin(200); rounds_next(&rounds);) {
+        struct rng rng = rng_make(rounds.seed);
+        uint64_t bit = rng_below(&rng, image.file_bytes * 8);
+        bool is = is_covered(&image, kinds, world, bit / 8);
+        struct findings findings;
+        world->sim = os_sim_copy(whole);
+        assert_int_equal(os_sim_flip_bit(world->sim, PATH, bit), 0);
+        enum fkv_error error = check_closed_store(world, &findings);
+        if (error != (is ? FKV_DAMAGED : FKV_OK))
+            fail_msg("bit %" PRIu64 ", %s: %s; %s", bit, is ? "covered" : "not covered",
+                     fkv_error_text(error), findings.first);
+        covered += is;
+        if (world_try_open(world, FKV_OPEN_READ_ONLY) == FKV_OK) {
+            if (rng_percent(&rng, 10))
+                read_all(world, NULL);
+            world_close(world);
+        }
+        os_sim_free(world->sim);
+    }
+    assert_true(covered > 100);
+    world->sim = whole;
+    drop_image(&image);
+    world_drop(world);
+}
+
+/* ---------------------------------------------------------------- repairs */
+
+#define NEW_PATH "d/new"
+#define NEW_LOG_PATH "d/new-wal"
+
+/* What a repaired store holds, next to what it should. */
+struct outcome {
+    enum fkv_error error;
+    fkv_repair_result result;
+    uint64_t said;
+    uint32_t right, missing, back, old;
+};
+
+static void note_loss(void *context, const fkv_problem *problem)
+{
+    struct outcome *outcome = context;
+    outcome->said++;
+    assert_true(strlen(problem->text) > 10);
+    if (getenv("FKV_TEST_PRINT"))
+        print_message("    %s (%" PRIx64 "): %s\n", fkv_part_name(problem->part), problem->offset,
+                      problem->text);
+}
+
+static void compare_key(struct world *world, uint32_t number, struct outcome *outcome)
+{
+    static uint8_t value[VALUE_BYTES_MOST];
+    uint8_t key[2000];
+    size_t bytes = 0;
+    enum fkv_error error =
+        fkv_get(world->db, key, key_of(number, key), value, sizeof value, &bytes);
+    struct content content = world->model[number];
+    if (error == FKV_NOT_FOUND) {
+        outcome->missing += content.stamp != 0;
+        outcome->right += !content.stamp;
+        return;
+    }
+    assert_ok(error);
+    if (content.stamp && bytes == content.bytes && memcmp(value, value_of(content), bytes) == 0) {
+        outcome->right++;
+        return;
+    }
+    if (content.stamp)
+        outcome->old++;
+    else
+        outcome->back++;
+    for (int i = 0; i < PAST; i++) {
+        content = world->past[number][i];
+        if (content.stamp && bytes == content.bytes && !memcmp(value, value_of(content), bytes))
+            return;
+    }
+    fail_msg("key %u has a value of %zu bytes that it never had", number, bytes);
+}
+
+/* Repair the store, which is closed, and look at the new one. */
+static struct outcome try_repair(struct world *world)
+{
+    struct outcome outcome = {0};
+    struct os *os = os_sim_os(world->sim);
+    struct repair_options options = {.problem = note_loss, .context = &outcome};
+    outcome.error = repair(os, PATH, NEW_PATH, &options, &outcome.result);
+    assert_true(outcome.error == FKV_OK || outcome.error == FKV_DAMAGED);
+    fkv_options how;
+    fkv_options_init(&how);
+    how.flags = FKV_NO_THREAD;
+    assert_ok(store_open(os, NEW_PATH, &how, &world->db));
+    struct findings findings;
+    struct check_options check = note_options(&findings);
+    if (store_check(world->db, &check, &findings.result))
+        fail_msg("the new store: %s", findings.first);
+    assert_int_equal(findings.result.keys, outcome.result.keys);
+    assert_true(outcome.result.complete);
+    for (uint32_t i = 0; i < KEYS_MAX; i++)
+        compare_key(world, i, &outcome);
+    world_close(world);
+    os_sim_delete_file(world->sim, NEW_PATH);
+    os_sim_delete_file(world->sim, NEW_LOG_PATH);
+    return outcome;
+}
+
+static struct outcome do_repair(struct world *world, enum fkv_error expected)
+{
+    struct outcome outcome = try_repair(world);
+    assert_int_equal(outcome.error, expected);
+    return outcome;
+}
+
+static void nothing_is_lost(const struct outcome *outcome)
+{
+    assert_int_equal(outcome->missing, 0);
+    assert_int_equal(outcome->old, 0);
+    assert_int_equal(outcome->back, 0);
+    assert_int_equal(outcome->result.damaged, 0);
+    assert_int_equal(outcome->result.values_incomplete, 0);
+    assert_int_equal(outcome->result.deleted_may_be_back, 0);
+}
+
+static uint64_t file_checksum(struct world *world, const char *path)
+{
+    uint64_t bytes, sum;
+    assert_int_equal(os_sim_file_size(world->sim, path, &bytes), 0);
+    uint8_t *data = malloc(bytes);
+    assert_int_equal(os_sim_peek(world->sim, path, 0, data, bytes), 0);
+    sum = checksum64(data, bytes);
+    free(data);
+    return sum;
+}
+
+static void test_repair_of_healthy_stores(void **state)
+{
+    (void)state;
+    for (int mode = 0; mode < 2; mode++) {
+        struct world *world = damage_world(11, mode ? FKV_DIGEST : 0);
+        world_close(world);
+        uint64_t before = file_checksum(world, PATH);
+        struct outcome outcome = do_repair(world, FKV_OK);
+        nothing_is_lost(&outcome);
+        assert_int_equal(outcome.said, 0);
+        /* with a log */
+        world_open(world);
+        for (int i = 0; i < 500; i++)
+            random_step(world, 3000, 2);
+        if (mode)
+            assert_ok(fkv_checkpoint(world->db));
+        for (int i = 0; i < 500; i++)
+            random_step(world, 3000, 2);
+        os_sim_kill(world->sim, 3);
+        store_close(world->db);
+        world->db = NULL;
+        os_sim_settle(world->sim);
+        assert_int_not_equal(before, file_checksum(world, PATH));
+        before = file_checksum(world, PATH);
+        outcome = do_repair(world, FKV_OK);
+        nothing_is_lost(&outcome);
+        assert_true(outcome.result.log_frames > 400);
+        assert_int_equal(before, file_checksum(world, PATH));
+        world_drop(world);
+    }
+}
+
+static void test_repair_of_damage(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(12, 0);
+    struct spot spots[SPOTS];
+    size_t count = find_spots(world, spots);
+    struct os_sim *whole = world->sim;
+    for (size_t i = 0; i < count; i++)
+        for (enum harm harm = 0; harm < SWAP; harm++) {
+            struct outcome outcome;
+            world->sim = os_sim_copy(whole);
+            do_harm(world->sim, &world->rng, &spots[i], harm);
+            bool records = spots[i].part == FKV_PART_VALUES && strncmp(spots[i].name, "header", 6);
+            bool sector = spots[i].part == FKV_PART_LARGE;
+            /* A block of zeros over a sector's header goes over its first records too. */
+            records |= harm == ZERO && strcmp(spots[i].name, "header of values") == 0;
+            sector |= harm == ZERO && strcmp(spots[i].name, "header of large") == 0;
+            outcome = do_repair(world, records || sector ? FKV_DAMAGED : FKV_OK);
+            if (getenv("FKV_TEST_PRINT"))
+                print_message("%s of %s: %u right, %u missing, %u back, %u old\n", harm_names[harm],
+                              spots[i].name, outcome.right, outcome.missing, outcome.back,
+                              outcome.old);
+            assert_int_equal(outcome.old, 0);
+            assert_int_equal(outcome.back, 0);
+            assert_int_equal(outcome.result.damaged != 0, records);
+            assert_int_equal(outcome.result.values_incomplete, sector);
+            if (sector)
+                assert_int_equal(outcome.missing, 1);
+            else if (records)
+                assert_true(outcome.missing <= 512 / CELL_BYTES);
+            else
+                assert_int_equal(outcome.missing, 0);
+            if (harm == FLIP &&
+                (!strcmp(spots[i].name, "record") || !strcmp(spots[i].name, "large head")))
+                assert_int_equal(outcome.missing, 1);
+            os_sim_free(world->sim);
+        }
+    world->sim = whole;
+    world_drop(world);
+}
+
+/* Losing what knows the dead: the index does as well, and without it deleted keys come back, but
+ * what is there is the newest. */
+static void test_repair_without_pages(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(13, 0);
+    world_close(world);
+    struct os_sim *whole = world->sim;
+    for (int round = 0; round < 16; round++) {
+        struct image image;
+        world->sim = os_sim_copy(whole);
+        load_image(world, &image);
+        bool lost[SPACE_COUNT];
+        for (int s = 0; s < SPACE_COUNT; s++) {
+            lost[s] = round >> s & 1;
+            if (lost[s])
+                os_sim_zero(world->sim, PATH, image.header->spaces[s].root.location * PAGE_BYTES,
+                            PAGE_BYTES);
+        }
+        drop_image(&image);
+        bool index = lost[SPACE_INDEX] || lost[SPACE_DIRECTORY];
+        bool maps = lost[SPACE_MAPS] || lost[SPACE_SECTORS];
+        struct outcome outcome = do_repair(world, maps && index ? FKV_DAMAGED : FKV_OK);
+        assert_int_equal(outcome.missing, 0);
+        assert_int_equal(outcome.old, 0);
+        assert_int_equal(outcome.result.deleted_may_be_back, maps && index);
+        assert_int_equal(outcome.back != 0, maps && index);
+        assert_int_equal(outcome.result.pages_lost != 0, maps);
+        os_sim_free(world->sim);
+    }
+    world->sim = whole;
+    world_drop(world);
+}
+
+static void test_repair_without_headers(void **state)
+{
+    (void)state;
+    for (int killed = 0; killed < 2; killed++) {
+        struct world *world = damage_world(14, 0);
+        if (killed) {
+            for (int i = 0; i < 500; i++)
+                random_step(world, 3000, 2);
+            os_sim_kill(world->sim, 3);
+            store_close(world->db);
+            world->db = NULL;
+            os_sim_settle(world->sim);
+        } else {
+            world_close(world);
+        }
+        os_sim_zero(world->sim, PATH, 0, 2 * PAGE_BYTES);
+        struct findings findings;
+        assert_int_equal(check_closed_store(world, &findings), FKV_DAMAGED);
+        assert_true(findings.result.problems_in[FKV_PART_HEADER]);
+        struct outcome outcome = do_repair(world, FKV_DAMAGED);
+        assert_int_equal(outcome.missing, 0);
+        assert_int_equal(outcome.old, 0);
+        assert_int_equal(outcome.result.header_lost, 1);
+        assert_int_equal(outcome.result.damaged, 0);
+        /* and the header of a sector besides */
+        os_sim_zero(world->sim, PATH, SECTOR_BYTES * 2, 512);
+        outcome = do_repair(world, FKV_DAMAGED);
+        assert_true(outcome.missing + outcome.old < 32);
+        world_drop(world);
+    }
+}
+
+static void test_repair_with_a_damaged_log(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(15, 0);
+    assert_ok(fkv_checkpoint(world->db));
+    uint64_t begin = world->db->log.head.offset;
+    for (uint32_t i = 100; i < 400; i++)
+        put(world, i, 300);
+    for (uint32_t i = 100; i < 200; i++)
+        erase(world, i);
+    assert_ok(fkv_sync(world->db));
+    put(world, 401, 300);
+    uint64_t end = world->db->log.head.offset;
+    os_sim_kill(world->sim, 1);
+    store_close(world->db);
+    world->db = NULL;
+    os_sim_settle(world->sim);
+    struct os_sim *whole = world->sim;
+    for (int i = 0; i < 20; i++) {
+        world->sim = os_sim_copy(whole);
+        uint64_t at = rng_between(&world->rng, begin, end - 600);
+        os_sim_flip_bit(world->sim, LOG_PATH, at * 8 + rng_below(&world->rng, 8));
+        /* One frame is lost: one key is as it was, or not there, or back. */
+        struct outcome outcome = do_repair(world, FKV_DAMAGED);
+        assert_true(outcome.missing + outcome.old + outcome.back <= 1);
+        assert_int_equal(outcome.result.log_incomplete, 1);
+        os_sim_free(world->sim);
+    }
+    world->sim = os_sim_copy(whole);
+    os_sim_delete_file(world->sim, LOG_PATH);
+    struct outcome outcome = do_repair(world, FKV_DAMAGED);
+    assert_int_equal(outcome.result.log_incomplete, 1);
+    assert_true(outcome.missing + outcome.old + outcome.back <= 302);
+    os_sim_free(world->sim);
+    world->sim = whole;
+    world_drop(world);
+}
+
+/* Several things go wrong anywhere. Nothing is made up, and what is lost is said. */
+static void test_repair_of_chance(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(16, 0);
+    assert_ok(fkv_checkpoint(world->db));
+    for (int i = 0; i < 1000; i++)
+        random_step(world, 3000, 1);
+    assert_ok(fkv_sync(world->db));
+    put(world, 1, 100); /* to say so in the log */
+    assert_ok(fkv_sync(world->db));
+    os_sim_kill(world->sim, 1);
+    store_close(world->db);
+    world->db = NULL;
+    os_sim_settle(world->sim);
+    struct os_sim *whole = world->sim;
+    uint64_t bytes[2];
+    os_sim_file_size(whole, PATH, &bytes[0]);
+    os_sim_file_size(whole, LOG_PATH, &bytes[1]);
+    for (struct rounds rounds = rounds_begin(25); rounds_next(&rounds);) {
+        struct rng rng = rng_make(rounds.seed);
+        world->sim = os_sim_copy(whole);
+        for (uint64_t n = rng_between(&rng, 1, 8); n; n--) {
+            int log = rng_percent(&rng, 20);
+            struct spot spot = {"anything", log ? LOG_PATH : PATH, 0, 512, FKV_PART_HEADER};
+            spot.offset =
+                rng_below(&rng, rng_percent(&rng, 20) ? 2 * PAGE_BYTES : bytes[log] - 512);
+            do_harm(world->sim, &rng, &spot, (enum harm)rng_below(&rng, HARMS));
+        }
+        if (rng_percent(&rng, 10))
+            os_sim_resize(world->sim, PATH, rng_between(&rng, SECTOR_BYTES, bytes[0]));
+        struct findings findings;
+        enum fkv_error error = check_closed_store(world, &findings);
+        assert_true(error == FKV_OK || error == FKV_DAMAGED);
+        struct outcome outcome = try_repair(world);
+        if (!outcome.error)
+            nothing_is_lost(&outcome);
+        if (!outcome.result.deleted_may_be_back)
+            assert_int_equal(outcome.old + outcome.back, 0);
+        os_sim_free(world->sim);
+    }
+    world->sim = whole;
+    world_drop(world);
+}
+
+/* Headers that say anything at all, with right checksums: no crash, and no store that is not one.
+ */
+static void test_made_up_headers(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(20, 0);
+    world_close(world);
+    struct os_sim *whole = world->sim;
+    for (struct rounds rounds = rounds_begin(60); rounds_next(&rounds);) {
+        struct rng rng = rng_make(rounds.seed);
+        struct format_header header;
+        world->sim = os_sim_copy(whole);
+        os_sim_peek(world->sim, PATH, 0, &header, sizeof header);
+        for (uint64_t n = rng_between(&rng, 1, 3); n; n--) {
+            size_t at = rng_between(&rng, 56, offsetof(struct format_header, zero) - 8) / 4 * 4;
+            uint32_t word = (uint32_t)(rng_next(&rng) >> rng_between(&rng, 32, 63));
+            memcpy((uint8_t *)&header + at, &word, sizeof word);
+        }
+        header.checksum = checksum64(&header, offsetof(struct format_header, checksum));
+        os_sim_poke(world->sim, PATH, 0, &header, sizeof header);
+        os_sim_poke(world->sim, PATH, PAGE_BYTES, &header, sizeof header);
+        struct findings findings;
+        enum fkv_error error = check_closed_store(world, &findings);
+        assert_true(error == FKV_OK || error == FKV_DAMAGED || error == FKV_NO_MEMORY);
+        fkv_repair_result result;
+        error = repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, &result);
+        assert_true(error == FKV_OK || error == FKV_DAMAGED || error == FKV_NO_MEMORY);
+        os_sim_free(world->sim);
+    }
+    world->sim = whole;
+    world_drop(world);
+}
+
+/* ---------------------------------------------------------------- when things fail */
+
+/* With every n-th request for memory refused: an error, nothing lost or left behind. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    struct world *world = world_make(17, FKV_NO_THREAD);
+    world_open(world);
+    for (int i = 0; i < 200; i++)
+        random_step(world, 100, 5);
+    uint64_t blocks = memory_test_blocks();
+    enum fkv_error error = FKV_NO_MEMORY;
+    for (uint64_t n = 1; error; n++) {
+        memory_test_fail(n, false);
+        error = store_check(world->db, NULL, NULL);
+        memory_test_fail(0, false);
+        assert_true(error == FKV_OK || error == FKV_NO_MEMORY);
+        assert_int_equal(memory_test_blocks(), blocks);
+    }
+    world_close(world);
+    blocks = memory_test_blocks();
+    error = FKV_NO_MEMORY;
+    for (uint64_t n = 1; error; n++) {
+        memory_test_fail(n, false);
+        error = check_file(os_sim_os(world->sim), PATH, NULL, NULL);
+        memory_test_fail(0, false);
+        assert_true(error == FKV_OK || error == FKV_NO_MEMORY);
+        assert_int_equal(memory_test_blocks(), blocks);
+    }
+    os_sim_flip_bit(world->sim, LOG_PATH, 9);
+    for (uint64_t n = 1; error != FKV_DAMAGED; n++) {
+        memory_test_fail(n, false);
+        error = check_file(os_sim_os(world->sim), PATH, NULL, NULL);
+        memory_test_fail(0, false);
+        assert_true(error == FKV_DAMAGED || error == FKV_NO_MEMORY);
+        assert_int_equal(memory_test_blocks(), blocks);
+    }
+    for (uint64_t n = 1; error; n++) {
+        uint64_t size;
+        memory_test_fail(n, false);
+        error = repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL);
+        memory_test_fail(0, false);
+        assert_true(error == FKV_OK || error == FKV_NO_MEMORY);
+        assert_int_equal(memory_test_blocks(), blocks);
+        /* No new store, or a whole one. */
+        assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), error ? -ENOENT : 0);
+    }
+    struct findings findings;
+    struct check_options options = note_options(&findings);
+    assert_ok(check_file(os_sim_os(world->sim), NEW_PATH, &options, &findings.result));
+    world_drop(world);
+}
+
+/* With every n-th call of the file system failing. */
+static void test_input_errors(void **state)
+{
+    (void)state;
+    struct world *world = world_make(18, FKV_NO_THREAD);
+    world_open(world);
+    for (int i = 0; i < 300; i++)
+        random_step(world, 100, 5);
+    world_close(world);
+    for (int what = 0; what < 2; what++)
+        for (uint64_t n = 1, failed = os_sim_failed(world->sim) + 1;
+             os_sim_failed(world->sim) < failed; n += 1 + n / 20, failed++) {
+            struct os_sim_fault fault = {.kinds = OS_SIM_ALL, .nth = n, .error = -EIO};
+            struct findings findings;
+            uint64_t size;
+            os_sim_fail(world->sim, &fault);
+            enum fkv_error error = what ? repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL)
+                                        : check_closed_store(world, &findings);
+            os_sim_fail(world->sim, NULL);
+            if (os_sim_failed(world->sim) < failed) {
+                assert_ok(error);
+                break;
+            }
+            assert_int_equal(os_sim_open_files(world->sim), 0);
+            if (what && error && error != FKV_DAMAGED)
+                assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), -ENOENT);
+            os_sim_delete_file(world->sim, NEW_PATH);
+            os_sim_delete_file(world->sim, NEW_LOG_PATH);
+        }
+    closed_must_be_healthy(world);
+    world_drop(world);
+}
+
+static int stop_at_once(void *context, uint64_t done, uint64_t total)
+{
+    uint64_t *calls = context;
+    assert_true(done <= total);
+    return ++*calls == 3;
+}
+
+static void test_progress(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(19, 0);
+    uint64_t calls = 0;
+    struct findings findings;
+    struct check_options options = note_options(&findings);
+    assert_ok(store_check(world->db, &options, &findings.result));
+    options = (struct check_options){.progress = stop_at_once, .context = &calls};
+    fkv_check_result result;
+    assert_ok(store_check(world->db, &options, &result));
+    assert_int_equal(calls, 3);
+    assert_false(result.complete);
+    world_close(world);
+    struct repair_options repair_options = {.progress = stop_at_once, .context = &calls};
+    fkv_repair_result repaired;
+    uint64_t size;
+    calls = 0;
+    assert_ok(repair(os_sim_os(world->sim), PATH, NEW_PATH, &repair_options, &repaired));
+    assert_false(repaired.complete);
+    assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), -ENOENT);
+    /* one that exists is not written over */
+    assert_int_equal(os_sim_put_file(world->sim, NEW_PATH, "abc", 3), 0);
+    assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL), FKV_IN_USE);
+    assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), 0);
+    assert_int_equal(size, 3);
+    /* and what is no store is none */
+    assert_error(repair(os_sim_os(world->sim), NEW_PATH, "d/other", NULL, NULL), FKV_NOT_A_STORE);
+    assert_error(check_file(os_sim_os(world->sim), NEW_PATH, NULL, NULL), FKV_NOT_A_STORE);
+    assert_error(check_file(os_sim_os(world->sim), "d/nothing", NULL, NULL), FKV_NOT_EXIST);
+    world_drop(world);
+}
+
+/* ---------------------------------------------------------------- online, and the public calls */
+
+struct traffic {
+    fkv *db;
+    _Atomic bool stop;
+    uint64_t seed;
+};
+
+/* Writes as long as it may. Errors show in the check. */
+static void *writes(void *context)
+{
+    struct traffic *traffic = context;
+    struct rng rng = rng_make(traffic->seed);
+    while (!traffic->stop) {
+        uint8_t key[2000];
+        size_t key_bytes = key_of((uint32_t)rng_below(&rng, 2000), key);
+        if (rng_percent(&rng, 30))
+            fkv_delete(traffic->db, key, key_bytes);
+        else
+            fkv_put(traffic->db, key, key_bytes, pool,
+                    rng_percent(&rng, 1) ? 2000000 : rng_below(&rng, 3000));
+    }
+    return NULL;
+}
+
+static void *checkpoints(void *context)
+{
+    struct traffic *traffic = context;
+    while (!traffic->stop)
+        fkv_checkpoint(traffic->db);
+    return NULL;
+}
+
+static void *reads(void *context)
+{
+    struct traffic *traffic = context;
+    struct rng rng = rng_make(traffic->seed);
+    static uint8_t value[2000000];
+    while (!traffic->stop) {
+        uint8_t key[2000];
+        fkv_get(traffic->db, key, key_of((uint32_t)rng_below(&rng, 2000), key), value, sizeof value,
+                NULL);
+    }
+    return NULL;
+}
+
+static void print_problem(void *context, const fkv_problem *problem)
+{
+    (void)context;
+    print_message("%s: %s\n", fkv_part_name(problem->part), problem->text);
+}
+
+static void test_online(void **state)
+{
+    (void)state;
+    struct traffic traffic = {.seed = 3};
+    void *(*const bodies[])(void *) = {writes, writes, checkpoints, reads};
+    pthread_t threads[4];
+    fkv_options options;
+    fkv_options_init(&options);
+    options.log_bytes_max = 4 << 20;
+    assert_ok(fkv_open(support_path("online"), &options, &traffic.db));
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, bodies[i], &traffic), 0);
+    fkv_check_options check;
+    fkv_check_options_init(&check);
+    check.problem = print_problem;
+    double until = support_now() + 2;
+    for (int checks = 0; checks < 5 || support_now() < until; checks++) {
+        fkv_check_result result;
+        assert_ok(fkv_check(traffic.db, &check, &result, sizeof result));
+        assert_true(result.complete && !result.problems);
+    }
+    traffic.stop = true;
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    assert_error(fkv_check_file(support_path("online"), &check, NULL, 0), FKV_IN_USE);
+    assert_ok(fkv_close(traffic.db));
+    fkv_check_result result;
+    assert_ok(fkv_check_file(support_path("online"), &check, &result, sizeof result));
+    fkv_repair_result repaired;
+    assert_ok(fkv_repair(support_path("online"), support_path("again"), NULL, &repaired,
+                         sizeof repaired));
+    assert_int_equal(repaired.keys, result.keys);
+    assert_ok(fkv_check_file(support_path("again"), &check, NULL, 0));
+}
+
+static void test_arguments(void **state)
+{
+    (void)state;
+    fkv_check_result result;
+    fkv_check_options options;
+    fkv_repair_options how;
+    fkv *db;
+    assert_ok(fkv_open(support_path("arguments"), NULL, &db));
+    assert_error(fkv_check(NULL, NULL, &result, sizeof result), FKV_INVALID);
+    fkv_check_options_init(&options);
+    options.flags = 1;
+    assert_error(fkv_check(db, &options, &result, sizeof result), FKV_INVALID);
+    assert_true(strlen(fkv_error_detail(db)) > 0);
+    options.flags = 0;
+    options.size = 4;
+    assert_error(fkv_check(db, &options, &result, sizeof result), FKV_INVALID);
+    /* an older program's structures, and a newer one's */
+    struct {
+        fkv_check_result result;
+        char more[8];
+    } larger = {.more = "abcdefg"};
+    fkv_check_options_init(&options);
+    options.size = offsetof(fkv_check_options, progress);
+    options.progress = (int (*)(void *, uint64_t, uint64_t))1; /* it does not know of this */
+    assert_ok(fkv_check(db, &options, &larger.result, sizeof larger));
+    assert_int_equal(larger.more[0], 0);
+    result.keys = 77;
+    assert_ok(fkv_check(db, NULL, &result, offsetof(fkv_check_result, keys)));
+    assert_int_equal(result.keys, 77);
+    assert_ok(fkv_close(db));
+    assert_error(fkv_check_file(NULL, NULL, NULL, 0), FKV_INVALID);
+    assert_error(fkv_check_file("", NULL, NULL, 0), FKV_INVALID);
+    assert_error(fkv_check_file(support_path("none"), NULL, NULL, 0), FKV_NOT_EXIST);
+    assert_error(fkv_check_file("/tmp", NULL, NULL, 0), FKV_IS_DIRECTORY);
+    assert_error(fkv_repair(support_path("arguments"), NULL, NULL, NULL, 0), FKV_INVALID);
+    fkv_repair_options_init(&how);
+    how.flags = 1;
+    assert_error(fkv_repair("a", "b", &how, NULL, 0), FKV_INVALID);
+    assert_error(fkv_repair(support_path("none"), support_path("new"), NULL, NULL, 0),
+                 FKV_NOT_EXIST);
+    assert_error(fkv_repair(support_path("arguments"), support_path("arguments"), NULL, NULL, 0),
+                 FKV_IN_USE);
+    assert_ok(fkv_check_file(support_path("arguments"), NULL, NULL, 0));
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_every_step),
+        cmocka_unit_test(test_many_keys),
+        cmocka_unit_test(test_after_kill),
+        cmocka_unit_test(test_damage_is_found),
+        cmocka_unit_test(test_contradictions_are_found),
+        cmocka_unit_test(test_rest_is_checked),
+        cmocka_unit_test(test_log_damage),
+        cmocka_unit_test(test_flips_anywhere),
+        cmocka_unit_test(test_repair_of_healthy_stores),
+        cmocka_unit_test(test_repair_of_damage),
+        cmocka_unit_test(test_repair_without_pages),
+        cmocka_unit_test(test_repair_without_headers),
+        cmocka_unit_test(test_repair_with_a_damaged_log),
+        cmocka_unit_test(test_repair_of_chance),
+        cmocka_unit_test(test_made_up_headers),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_input_errors),
+        cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_online),
+        cmocka_unit_test(test_arguments),
+    };
+    return SUPPORT_RUN(argc, argv, tests);
+}

@@ -1,0 +1,361 @@
+/*
+ * test_limit: an index that is larger than the memory it may have. Its pages come and go all the
+ * while; what is read is what an array of versions says.
+ */
+#include "api_support.h"
+
+#include "check.h"
+#include "os_sim.h"
+#include "store.h"
+
+enum {
+    KEYS = 60000,
+    LIMIT = 256 << 10, /* a fifth of what the keys need */
+    SLACK = 1 << 20,   /* what has changed since a checkpoint began, or is about to leave */
+    LEAVING = 4 << 20, /* what has left, and readers may still see */
+    VALUE_LEAST = 8,
+    VALUE_MOST = 60
+};
+
+struct world {
+    fkv *db;
+    const char *path;
+    unsigned flags;
+    uint64_t random;
+    uint32_t version[KEYS]; /* 0: absent */
+    uint32_t next_version;
+    uint64_t keys;
+    uint64_t loads, evictions; /* of handles that are closed */
+};
+
+static size_t value_bytes_of(uint32_t key, uint32_t version)
+{
+    return VALUE_LEAST + checksum_mix((uint64_t)key << 32 | version) % (VALUE_MOST - VALUE_LEAST);
+}
+
+static size_t value_make(uint32_t key, uint32_t version, uint8_t *value)
+{
+    size_t bytes = value_bytes_of(key, version);
+    value_fill(value, bytes, (uint64_t)key << 32 | version);
+    return bytes;
+}
+
+static void world_open(struct world *world, uint64_t limit)
+{
+    must(try_open_limited(world->path, world->flags, limit, &world->db));
+    assert_int_equal(stats_of(world->db).keys, world->keys);
+}
+
+static struct world *world_begin(struct place *place, unsigned flags)
+{
+    struct world *world = calloc(1, sizeof *world);
+    world->path = place->path;
+    world->flags = flags;
+    world->random = test_seed("limit");
+    world_open(world, LIMIT);
+    return world;
+}
+
+static void world_close(struct world *world)
+{
+    fkv_stats stats = stats_of(world->db);
+    world->loads += stats.index_loads;
+    world->evictions += stats.index_evictions;
+    must(fkv_close(world->db));
+}
+
+static void set_version(struct world *world, uint32_t key, uint32_t version)
+{
+    world->keys += (version != 0) - (world->version[key] != 0);
+    world->version[key] = version;
+}
+
+static void put(struct world *world, uint32_t key)
+{
+    uint8_t value[VALUE_MOST];
+    size_t bytes = value_make(key, ++world->next_version, value);
+    must(fkv_put(world->db, &key, sizeof key, value, bytes));
+    set_version(world, key, world->next_version);
+}
+
+static void remove_key(struct world *world, uint32_t key)
+{
+    expect(fkv_delete(world->db, &key, sizeof key), world->version[key] ? FKV_OK : FKV_NOT_FOUND);
+    set_version(world, key, 0);
+}
+
+static void check_key(struct world *world, uint32_t key)
+{
+    uint8_t value[VALUE_MOST];
+    size_t bytes = 0;
+    enum fkv_error error = fkv_get(world->db, &key, sizeof key, value, sizeof value, &bytes);
+    if (!world->version[key]) {
+        expect(error, FKV_NOT_FOUND);
+        return;
+    }
+    expect(error, FKV_OK);
+    assert_int_equal(bytes, value_bytes_of(key, world->version[key]));
+    assert_true(value_is(value, bytes, (uint64_t)key << 32 | world->version[key]));
+}
+
+static void check_all(struct world *world)
+{
+    for (uint32_t key = 0; key < KEYS; key++)
+        check_key(world, key);
+    assert_int_equal(stats_of(world->db).keys, world->keys);
+}
+
+static uint32_t any_key(struct world *world)
+{
+    return (uint32_t)random_below(&world->random, KEYS);
+}
+
+/* Changes so many keys at once, some of them twice. */
+static void transaction(struct world *world, uint32_t count)
+{
+    fkv_txn *txn;
+    must(fkv_txn_begin(world->db, &txn));
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t key = any_key(world);
+        uint8_t value[VALUE_MOST];
+        if (random_below(&world->random, 4) == 0) {
+            must(fkv_txn_delete(txn, &key, sizeof key));
+            set_version(world, key, 0);
+            continue;
+        }
+        size_t bytes = value_make(key, ++world->next_version, value);
+        must(fkv_txn_put(txn, &key, sizeof key, value, bytes));
+        set_version(world, key, world->next_version);
+    }
+    must(fkv_txn_commit(txn, 0));
+    fkv_txn_free(txn);
+}
+
+static void work(struct world *world, uint32_t steps)
+{
+    for (uint32_t i = 0; i < steps; i++) {
+        uint64_t choice = random_below(&world->random, 1000);
+        if (choice < 500)
+            put(world, any_key(world));
+        else if (choice < 600)
+            remove_key(world, any_key(world));
+        else if (choice < 995)
+            check_key(world, any_key(world));
+        else
+            transaction(world, 1 + (uint32_t)random_below(&world->random, 60));
+    }
+}
+
+static void fill(struct world *world)
+{
+    for (uint32_t key = 0; key < KEYS; key++)
+        put(world, key);
+}
+
+/* ---------------------------------------------------------------- against the model */
+
+static void against_the_model(struct place *place, unsigned flags)
+{
+    struct world *world = world_begin(place, flags);
+    fill(world);
+    for (int round = 0; round < 6; round++) {
+        work(world, 15000);
+        must(fkv_check(world->db, NULL, NULL, 0));
+        world_close(world);
+        /* With more memory, or less, than before: what is in the log has to be replayed in it. */
+        world_open(world, round % 3 == 0 ? 32768 : round % 3 == 1 ? 0 : LIMIT);
+    }
+    check_all(world);
+    world_close(world);
+    print_message("%" PRIu64 " index pages read, %" PRIu64 " evicted\n", world->loads,
+                  world->evictions);
+    assert_true(world->loads > 2000 && world->evictions > 2000);
+    must(fkv_check_file(world->path, NULL, NULL, 0));
+    free(world);
+}
+
+static void test_model(void **state)
+{
+    against_the_model(*state, 0);
+}
+
+static void test_model_without_threads(void **state)
+{
+    against_the_model(*state, FKV_NO_THREAD);
+}
+
+/* ---------------------------------------------------------------- the limit */
+
+static uint64_t pages_bytes(const fkv *db)
+{
+    return (uint64_t)db->pages.space[SPACE_INDEX].frame_count * PAGE_BYTES;
+}
+
+/* Frames of pages that have left are used again, so there are no more than those. */
+static void reading_keeps_to_it(struct world *world, uint64_t pages_most, uint64_t frames_more)
+{
+    uint64_t most = 0, loads = stats_of(world->db).index_loads;
+    uint64_t frames = world->db->pages.frames.count;
+    for (int i = 0; i < 50000; i++) {
+        check_key(world, any_key(world));
+        most = max_u64(most, pages_bytes(world->db));
+    }
+    frames = world->db->pages.frames.count - frames;
+    print_message("reading: %" PRIu64 " KiB of pages at most, %" PRIu64 " frames more\n",
+                  most / KIB, frames);
+    assert_true(most <= pages_most && frames <= frames_more);
+    assert_true(stats_of(world->db).index_loads > loads + 500);
+}
+
+/* Reads alone keep to it; and so do writes, but for what a checkpoint has still to write. */
+static void test_limit_is_kept(void **state)
+{
+    uint64_t most = 0;
+    struct world *world = world_begin(*state, 0);
+    fill(world);
+    must(fkv_checkpoint(world->db));
+    assert_true(world->db->index.page_count * PAGE_BYTES > 4 * LIMIT);
+    /* Those that leave count until liburcu's thread has waited for readers, some milliseconds. */
+    reading_keeps_to_it(world, LIMIT + LEAVING, 3000);
+    for (int i = 0; i < 50000; i++) {
+        put(world, any_key(world));
+        most = max_u64(most, pages_bytes(world->db));
+    }
+    print_message("writing: %" PRIu64 " KiB of pages at most\n", most / KIB);
+    assert_true(most <= LIMIT + SLACK);
+    must(fkv_checkpoint(world->db));
+    assert_true(pages_bytes(world->db) <= LIMIT);
+    check_all(world);
+    world_close(world);
+    free(world);
+}
+
+/* Where no thread waits for readers and nobody writes, readers do it themselves; and one in a read
+ * section, who cannot, does not let frames pile up. */
+static void test_reading_without_threads(void **state)
+{
+    const unsigned flags[] = {FKV_NO_THREAD, FKV_OPEN_READ_ONLY};
+    struct world *world = world_begin(*state, 0);
+    fill(world);
+    for (int f = 0; f < 2; f++) {
+        world_close(world);
+        world->flags = flags[f];
+        world_open(world, LIMIT);
+        reading_keeps_to_it(world, LIMIT + LIMIT / 8, 800);
+        fkv_read_begin(world->db);
+        reading_keeps_to_it(world, LIMIT + LEAVING, 2600);
+        fkv_read_end(world->db);
+    }
+    world_close(world);
+    free(world);
+}
+
+/* A commit that needs more than there may be has it, and gives it back. */
+static void test_large_transaction(void **state)
+{
+    struct world *world = world_begin(*state, 0);
+    for (int i = 0; i < 4; i++) {
+        transaction(world, KEYS);
+        must(fkv_checkpoint(world->db));
+        assert_true(pages_bytes(world->db) <= LIMIT);
+    }
+    check_all(world);
+    must(fkv_check(world->db, NULL, NULL, 0));
+    world_close(world);
+    free(world);
+}
+
+/* What a snapshot sees is found beside the pages that go. */
+static void test_snapshot(void **state)
+{
+    struct world *world = world_begin(*state, 0);
+    fill(world);
+    fkv_snapshot *snapshot;
+    must(fkv_snapshot_open(world->db, &snapshot));
+    uint32_t *then = malloc(sizeof world->version);
+    memcpy(then, world->version, sizeof world->version);
+    work(world, 30000);
+    for (uint32_t key = 0; key < KEYS; key += 3) {
+        uint8_t value[VALUE_MOST];
+        size_t bytes;
+        must(fkv_snapshot_get(snapshot, &key, sizeof key, value, sizeof value, &bytes));
+        assert_true(bytes == value_bytes_of(key, then[key]) &&
+                    value_is(value, bytes, (uint64_t)key << 32 | then[key]));
+    }
+    free(then);
+    fkv_snapshot_close(snapshot);
+    check_all(world);
+    world_close(world);
+    free(world);
+}
+
+static void test_options(void **state)
+{
+    struct place *place = *state;
+    fkv *db;
+    expect(try_open_limited(place->path, 0, 32767, &db), FKV_INVALID);
+    must(try_open_limited(place->path, 0, 32768, &db));
+    must(fkv_close(db));
+}
+
+/* ---------------------------------------------------------------- errors of the device */
+
+/* A page that cannot be read is an error of that call alone. */
+static void test_errors_of_reads(void **state)
+{
+    (void)state;
+    enum { SOME = 20000 };
+    struct os_sim *sim = os_sim_new(NULL);
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.index_memory_max = 32768;
+    fkv *db;
+    must(store_open(os_sim_os(sim), "store", &options, &db));
+    for (uint32_t key = 0; key < SOME; key++)
+        must(fkv_put(db, &key, sizeof key, &key, sizeof key));
+    must(fkv_checkpoint(db));
+    const struct os_sim_fault fault = {
+        .kinds = OS_SIM_READ, .nth = 1, .error = -EIO, .forever = true};
+    uint32_t value, failed[3] = {0};
+    size_t bytes;
+    for (uint32_t key = 0; key + 1 < SOME; key += 7) {
+        os_sim_fail(sim, &fault);
+        enum fkv_error error = fkv_get(db, &key, sizeof key, &value, sizeof value, &bytes);
+        assert_true(error == FKV_OK || error == FKV_IO);
+        assert_true(error == FKV_OK || strstr(fkv_error_detail(db), "read a page of store"));
+        failed[0] += error != FKV_OK;
+        uint32_t new_key = SOME + key, other = key + 1;
+        enum fkv_error put = fkv_put(db, &new_key, sizeof key, &new_key, sizeof key);
+        enum fkv_error removed = fkv_delete(db, &other, sizeof other);
+        os_sim_fail(sim, NULL);
+        assert_true(put == FKV_OK || put == FKV_IO);
+        assert_true(removed == FKV_OK || removed == FKV_IO);
+        failed[1] += put != FKV_OK;
+        failed[2] += removed != FKV_OK;
+        must(fkv_get(db, &key, sizeof key, &value, sizeof value, &bytes));
+        assert_int_equal(value, key);
+        expect(fkv_exists(db, &new_key, sizeof key), put ? FKV_NOT_FOUND : FKV_OK);
+        expect(fkv_exists(db, &other, sizeof key), removed ? FKV_OK : FKV_NOT_FOUND);
+    }
+    print_message("failed: %u gets, %u puts, %u deletes\n", failed[0], failed[1], failed[2]);
+    assert_true(failed[0] > 500 && failed[1] > 500 && failed[2] > 500);
+    must(fkv_check(db, NULL, NULL, 0));
+    must(fkv_close(db));
+    os_sim_free(sim);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        in_place(test_options),
+        in_place(test_model),
+        in_place(test_model_without_threads),
+        in_place(test_limit_is_kept),
+        in_place(test_reading_without_threads),
+        in_place(test_large_transaction),
+        in_place(test_snapshot),
+        cmocka_unit_test(test_errors_of_reads),
+    };
+    return run_all(tests);
+}

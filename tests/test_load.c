@@ -1,0 +1,326 @@
+/*
+ * test_load: bulk loads (fkv_load_*) against a plain model: all or nothing of a load is there,
+ * beside other writers, after being given up, and after a kill at any of its writes.
+ */
+#include "support.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "os_posix.h"
+#include "store.h"
+
+enum { KEYS = 40000, VALUE_MAX = 3000 };
+
+struct world {
+    struct rng rng;
+    fkv *db;
+    uint32_t stamp[KEYS]; /* of the value that each key has; 0: none */
+    uint32_t wanted[KEYS];
+    uint32_t stamps;
+};
+
+/* Writes to the store's file fail from this one on, as after a kill; 0: never. */
+static uint64_t write_fails_at, writes;
+
+static int counted_write(struct os_file *file, const void *bytes, size_t count, uint64_t offset)
+{
+    if (++writes >= write_fails_at && write_fails_at)
+        return -EIO;
+    return os_posix()->ops->write(file, bytes, count, offset);
+}
+
+static void open_world(struct world *world, uint32_t flags)
+{
+    static struct os_ops ops;
+    static struct os os = {.ops = &ops};
+    ops = *os_posix()->ops;
+    ops.write = counted_write;
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = flags;
+    options.log_bytes_max = 2 * MIB;
+    assert_ok(store_open(&os, support_path("load"), &options, &world->db));
+}
+
+static void make_world(struct world *world, uint64_t seed, uint32_t flags)
+{
+    memset(world, 0, sizeof *world);
+    world->rng = rng_make(seed);
+    write_fails_at = 0;
+    unlink(support_path("load"));
+    unlink(support_path("load-wal"));
+    open_world(world, flags);
+}
+
+/* The value of a stamp; some are large. */
+static size_t value_of(uint32_t stamp, uint8_t *value, bool any_size)
+{
+    struct rng rng = rng_make(stamp);
+    size_t bytes = any_size && stamp % 997 == 0 ? 300000 : rng_below(&rng, VALUE_MAX);
+    rng_fill(&rng, value, bytes);
+    return bytes;
+}
+
+static uint8_t value[400000], got[400000];
+
+static void put(struct world *world, uint32_t key)
+{
+    uint32_t stamp = ++world->stamps;
+    size_t bytes = value_of(stamp, value, true);
+    assert_ok(fkv_put(world->db, &key, sizeof key, value, bytes));
+    world->stamp[key] = stamp;
+}
+
+static void load_put(struct world *world, fkv_load *load, uint32_t key)
+{
+    uint32_t stamp = ++world->stamps;
+    if (stamp % 997 == 0)
+        stamp = ++world->stamps;
+    size_t bytes = value_of(stamp, value, false);
+    assert_ok(fkv_load_put(load, &key, sizeof key, value, bytes));
+    world->wanted[key] = stamp;
+}
+
+static void loaded(struct world *world)
+{
+    for (uint32_t key = 0; key < KEYS; key++)
+        if (world->wanted[key])
+            world->stamp[key] = world->wanted[key];
+}
+
+static void compare(struct world *world, const uint32_t *stamps)
+{
+    for (uint32_t key = 0; key < KEYS; key++) {
+        size_t bytes = 0;
+        enum fkv_error error = fkv_get(world->db, &key, sizeof key, got, sizeof got, &bytes);
+        assert_error(error, stamps[key] ? FKV_OK : FKV_NOT_FOUND);
+        if (!stamps[key])
+            continue;
+        assert_int_equal(bytes, value_of(stamps[key], value, stamps[key] % 997 == 0));
+        assert_memory_equal(got, value, bytes);
+    }
+}
+
+static void compare_snapshot(fkv_snapshot *snapshot, const uint32_t *stamps)
+{
+    for (uint32_t key = 0; key < KEYS; key++) {
+        size_t bytes = 0;
+        assert_error(fkv_snapshot_get(snapshot, &key, sizeof key, got, sizeof got, &bytes),
+                     stamps[key] ? FKV_OK : FKV_NOT_FOUND);
+        if (!stamps[key])
+            continue;
+        assert_int_equal(bytes, value_of(stamps[key], value, stamps[key] % 997 == 0));
+        assert_memory_equal(got, value, bytes);
+    }
+}
+
+static void print_problem(void *context, const fkv_problem *problem)
+{
+    (void)context;
+    print_message("%s\n", problem->text);
+}
+
+static void check(struct world *world)
+{
+    struct check_options options = {.problem = print_problem};
+    pthread_mutex_lock(&world->db->writer);
+    check_wait(world->db);
+    assert_ok(store_check(world->db, &options, NULL));
+    pthread_mutex_unlock(&world->db->writer);
+}
+
+static void reopen(struct world *world, uint32_t flags)
+{
+    assert_ok(fkv_close(world->db));
+    open_world(world, flags);
+}
+
+static fkv_load *fill_load(struct world *world, uint32_t pairs, bool others)
+{
+    fkv_load *load;
+    memset(world->wanted, 0, sizeof world->wanted);
+    assert_ok(fkv_load_begin(world->db, &load));
+    for (uint32_t i = 0; i < pairs; i++) {
+        load_put(world, load, (uint32_t)rng_below(&world->rng, KEYS));
+        if (others && i % 3 == 0)
+            put(world, (uint32_t)rng_below(&world->rng, KEYS));
+    }
+    return load;
+}
+
+static void run_beside_others(uint32_t flags)
+{
+    for (struct rounds r = rounds_begin(2); rounds_next(&r);) {
+        static struct world world;
+        make_world(&world, r.seed, flags);
+        for (int i = 0; i < 4; i++) {
+            fkv_load *load = fill_load(&world, 3000u << i, i % 2);
+            fkv_load *second;
+            assert_error(fkv_load_begin(world.db, &second), FKV_CONFLICT);
+            compare(&world, world.stamp);
+            check(&world);
+            if (i == 2) { /* given up */
+                fkv_load_free(load);
+                check(&world);
+                compare(&world, world.stamp);
+                continue;
+            }
+            fkv_snapshot *snapshot;
+            static uint32_t before[KEYS];
+            memcpy(before, world.stamp, sizeof before);
+            assert_ok(fkv_snapshot_open(world.db, &snapshot));
+            assert_ok(fkv_load_commit(load));
+            loaded(&world);
+            compare_snapshot(snapshot, before);
+            fkv_snapshot_close(snapshot);
+            assert_error(fkv_load_put(load, "a", 1, "b", 1), FKV_TXN_ENDED);
+            assert_error(fkv_load_commit(load), FKV_TXN_ENDED);
+            fkv_load_free(load);
+            check(&world);
+            compare(&world, world.stamp);
+            for (int p = 0; p < 3000; p++)
+                put(&world, (uint32_t)rng_below(&world.rng, KEYS));
+            check(&world);
+            reopen(&world, flags);
+            check(&world);
+            compare(&world, world.stamp);
+        }
+        fkv_load *open = fill_load(&world, 5000, false);
+        reopen(&world, flags); /* closing gives it up */
+        fkv_load_free(open);
+        compare(&world, world.stamp);
+        check(&world);
+        assert_ok(fkv_close(world.db));
+    }
+}
+
+static void test_with_threads(void **state)
+{
+    (void)state;
+    run_beside_others(0);
+}
+
+static void test_without_threads(void **state)
+{
+    (void)state;
+    run_beside_others(FKV_NO_THREAD);
+}
+
+/* Every write to the store's file fails in turn, and so do those after it: what is there when the
+ * store is opened again is all of the load, or nothing. Once it was acknowledged, all. */
+static void test_kill_at_each_write(void **state)
+{
+    (void)state;
+    bool some = false, all = false, acknowledged = false;
+    for (uint64_t at = 1; !acknowledged; at++) {
+        static struct world world;
+        static uint32_t before[KEYS];
+        make_world(&world, 7, FKV_NO_THREAD);
+        for (uint32_t key = 0; key < 2000; key++)
+            put(&world, key * 7);
+        assert_ok(fkv_checkpoint(world.db));
+        memcpy(before, world.stamp, sizeof before);
+        fkv_load *load;
+        memset(world.wanted, 0, sizeof world.wanted);
+        assert_ok(fkv_load_begin(world.db, &load));
+        writes = 0;
+        write_fails_at = at;
+        enum fkv_error error = FKV_OK;
+        for (uint32_t i = 0; i < 4000 && !error; i++) {
+            uint32_t key = i * 3 % KEYS, stamp = (1000 + i) * 997 + 1;
+            world.wanted[key] = stamp;
+            error = fkv_load_put(load, &key, sizeof key, value, value_of(stamp, value, false));
+        }
+        if (!error)
+            error = fkv_load_commit(load);
+        bool over = !error;
+        acknowledged = over && !atomic_load(&world.db->failed);
+        store_fail(world.db, FKV_IO); /* closing writes nothing */
+        assert_error(fkv_close(world.db), FKV_FAILED);
+        fkv_load_free(load);
+        write_fails_at = 0;
+        open_world(&world, FKV_NO_THREAD);
+        uint32_t key = 3;
+        bool there = fkv_exists(world.db, &key, sizeof key) == FKV_OK;
+        assert_true(there || !over);
+        if (there)
+            loaded(&world);
+        compare(&world, there ? world.stamp : before);
+        check(&world);
+        some |= !there;
+        all |= there;
+        assert_ok(fkv_close(world.db));
+    }
+    assert_true(some && all);
+}
+
+static void test_arguments(void **state)
+{
+    (void)state;
+    static struct world world;
+    fkv_load *load;
+    make_world(&world, 1, 0);
+    assert_error(fkv_load_begin(NULL, &load), FKV_INVALID);
+    assert_error(fkv_load_begin(world.db, NULL), FKV_INVALID);
+    assert_error(fkv_load_put(NULL, "a", 1, "b", 1), FKV_INVALID);
+    assert_error(fkv_load_commit(NULL), FKV_INVALID);
+    fkv_load_free(NULL);
+    assert_ok(fkv_load_begin(world.db, &load));
+    assert_error(fkv_load_put(load, NULL, 1, "b", 1), FKV_INVALID);
+    assert_error(fkv_load_put(load, "a", 1, value, 131060), FKV_VALUE_TOO_LARGE);
+    assert_ok(fkv_load_put(load, "a", 1, value, 131059));
+    assert_ok(fkv_load_put(load, "", 0, NULL, 0));
+    fkv_read_begin(world.db);
+    assert_error(fkv_load_commit(load), FKV_INVALID);
+    fkv_read_end(world.db);
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    assert_ok(fkv_load_begin(world.db, &load)); /* of nothing */
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    assert_ok(fkv_exists(world.db, "a", 1));
+    assert_ok(fkv_exists(world.db, "", 0));
+    assert_ok(fkv_close(world.db));
+}
+
+/* Every request for memory fails in turn. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    static struct world world;
+    make_world(&world, 3, FKV_NO_THREAD);
+    for (uint32_t key = 0; key < 3000; key++)
+        put(&world, key);
+    bool done = false;
+    for (uint64_t nth = 1; !done; nth++) {
+        fkv_load *load = fill_load(&world, 500, false);
+        memory_test_fail(nth, false);
+        enum fkv_error error = fkv_load_commit(load);
+        memory_test_fail(0, false);
+        done = !error;
+        if (error) {
+            assert_error(error, FKV_NO_MEMORY);
+            compare(&world, world.stamp);
+            assert_ok(fkv_load_commit(load));
+        }
+        loaded(&world);
+        fkv_load_free(load);
+    }
+    compare(&world, world.stamp);
+    check(&world);
+    assert_ok(fkv_close(world.db));
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_with_threads),       cmocka_unit_test(test_without_threads),
+        cmocka_unit_test(test_kill_at_each_write), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_arguments),
+    };
+    return SUPPORT_RUN(argc, argv, tests);
+}

@@ -1,0 +1,503 @@
+/*
+ * test_pages: the page store alone, on the simulated disk, against a model: an array with the
+ * version of every page, from which its bytes follow.
+ *
+ * What is tested is the promise of pages.h: a checkpoint, taken in small steps while pages change,
+ * holds exactly the state at its beginning; a crash at any moment leaves the last one that ended;
+ * one that fails is as if it had not been; no damage of the file is ever taken for a page.
+ */
+#include "support.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "os_sim.h"
+
+enum { PAGES_MAX = 9000 }; /* enough for three levels of nodes above 4,096 and 8,192 pages */
+
+/* What the pages hold: their versions; 0 is zeros. */
+struct model {
+    uint32_t count[SPACE_COUNT];
+    uint32_t version[SPACE_COUNT][PAGES_MAX];
+};
+
+enum stage { IDLE, CAPTURING, WRITTEN };
+
+struct world {
+    struct rng rng;
+    struct os_sim *sim;
+    struct page_file file;
+    uint32_t version;
+    enum stage stage;
+    struct model now, begun, durable;
+    struct format_space roots[SPACE_COUNT]; /* of what is durable */
+    bool empty;                             /* nothing is durable yet */
+    uint64_t checkpoints, abandoned, crashes;
+};
+
+static void content(enum space space, uint32_t number, uint32_t version, uint64_t *words)
+{
+    if (!version) {
+        memset(words, 0, PAGE_BYTES);
+        return;
+    }
+    struct rng rng = rng_make(rng_mix(space, number, version));
+    for (size_t i = 0; i < PAGE_BYTES / 8; i++)
+        words[i] = rng_next(&rng);
+}
+
+static void check_page(struct world *world, enum space space, uint32_t number)
+{
+    uint64_t expected[PAGE_BYTES / 8];
+    uint32_t frame;
+    assert_ok(pages_load(&world->file.pages, space, number, &frame));
+    content(space, number, world->now.version[space][number], expected);
+    assert_memory_equal(frame_bytes(&world->file.pages, frame), expected, PAGE_BYTES);
+    assert_ptr_equal(pages_read(&world->file.pages, space, number),
+                     frame_bytes(&world->file.pages, frame));
+}
+
+static void check_all(struct world *world)
+{
+    for (int s = 0; s < SPACE_COUNT; s++)
+        for (uint32_t n = 0; n < world->now.count[s]; n++)
+            check_page(world, s, n);
+}
+
+/* Places in the file that the trees in memory refer to are those in use: none is lost. */
+static void check_places(const struct world *world)
+{
+    const struct pages *pages = &world->file.pages;
+    uint64_t places = 0, used = 0;
+    for (int s = 0; s < SPACE_COUNT; s++) {
+        const struct page_space *space = &pages->space[s];
+        for (uint32_t n = 0; n < space->page_count; n++)
+            places += pages_find(pages, s, n)->location != 0;
+        uint32_t nodes = space->page_count;
+        for (uint32_t k = 0; nodes > 1 || (nodes == 1 && k == 0); k++) {
+            nodes = (uint32_t)divide_up(nodes, NODE_FANOUT);
+            for (uint32_t n = 0; n < nodes; n++)
+                places += space->level[k][n].location != 0;
+        }
+    }
+    for (uint32_t i = 0; i < pages->sector_count; i++)
+        used += pages->sectors[i].used_count;
+    assert_int_equal(used, pages->used_pages);
+    assert_int_equal(places, pages->used_pages);
+}
+
+/* ---------------------------------------------------------------- steps */
+
+static void extend(struct world *world)
+{
+    enum space space = (enum space)rng_below(&world->rng, SPACE_COUNT);
+    uint32_t more = (uint32_t)rng_between(&world->rng, 1, rng_percent(&world->rng, 10) ? 3000 : 60);
+    uint32_t count = (uint32_t)min_u64(world->now.count[space] + more, PAGES_MAX);
+    assert_ok(pages_extend(&world->file.pages, space, count));
+    world->now.count[space] = count;
+}
+
+static void change(struct world *world, enum space space, uint32_t number)
+{
+    struct pages *pages = &world->file.pages;
+    struct page *page = pages_find(pages, space, number);
+    uint32_t *version = &world->now.version[space][number];
+    uint32_t frame;
+    assert_ok(pages_reserve_frames(pages, 4));
+    if (*version && !page->frame)
+        assert_ok(pages_load(pages, space, number, &frame));
+    unsigned kind = (unsigned)rng_below(&world->rng, 10);
+    if (kind == 0) { /* away with it */
+        frame = pages_discard(pages, space, number);
+        if (frame)
+            frame_free(pages, frame);
+        *version = 0;
+    } else if (kind == 1 && !page->frame) { /* a new frame for it, as for a new segment */
+        frame = frame_new(pages);
+        assert_true(frame);
+        *version = ++world->version;
+        content(space, number, *version, frame_bytes(pages, frame));
+        pages_place(pages, space, number, frame);
+    } else {
+        assert_ok(pages_load(pages, space, number, &frame));
+        void *bytes = pages_write(pages, space, number);
+        *version = rng_percent(&world->rng, 5) ? 0 : ++world->version;
+        content(space, number, *version, bytes);
+    }
+}
+
+static void change_some(struct world *world)
+{
+    enum space space = (enum space)rng_below(&world->rng, SPACE_COUNT);
+    uint32_t count = world->now.count[space];
+    if (!count)
+        return;
+    uint32_t near = (uint32_t)rng_below(&world->rng, count);
+    for (uint32_t i = (uint32_t)rng_between(&world->rng, 1, 12); i > 0; i--) {
+        bool neighbour = rng_percent(&world->rng, 60);
+        change(world, space,
+               neighbour ? near : (uint32_t)rng_below(&world->rng, world->now.count[space]));
+        near = (near + 1) % count;
+    }
+}
+
+static void abandon(struct world *world)
+{
+    pages_checkpoint_abandon(&world->file.pages);
+    world->stage = IDLE;
+    world->abandoned++;
+}
+
+/* The next step of a checkpoint, or the first. */
+static void advance(struct world *world)
+{
+    struct pages *pages = &world->file.pages;
+    bool done = false;
+    switch (world->stage) {
+    case IDLE:
+        pages_checkpoint_begin(pages);
+        world->begun = world->now;
+        world->stage = CAPTURING;
+        break;
+    case CAPTURING:
+        for (uint64_t groups = rng_between(&world->rng, 1, 4); groups > 0; groups--) {
+            uint32_t staged = pages->staged;
+            assert_ok(pages_capture(pages, (uint32_t)rng_between(&world->rng, 1, 40), &done));
+            if (pages->staged == staged)
+                break;
+            /* The writer is not held while what it has captured is written. */
+            if (rng_percent(&world->rng, 30))
+                change_some(world);
+            if (rng_percent(&world->rng, 5))
+                extend(world);
+        }
+        assert_ok(pages_write_staged(pages));
+        if (done)
+            world->stage = WRITTEN;
+        break;
+    case WRITTEN:
+        assert_int_equal(world->file.os->ops->sync(world->file.file), 0);
+        pages_roots(pages, world->roots); /* the header is durable from here on */
+        world->durable = world->begun;
+        world->empty = false;
+        if (rng_percent(&world->rng, 90)) {
+            pages_checkpoint_done(pages);
+            world->stage = IDLE;
+            world->checkpoints++;
+            check_places(world);
+        } else { /* it is, but its process died before it knew */
+            world->stage = IDLE;
+            world->crashes++;
+            os_sim_kill(world->sim, rng_next(&world->rng));
+            page_file_drop(&world->file);
+            world->now = world->durable;
+            assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages", world->roots));
+            check_places(world);
+        }
+        break;
+    }
+}
+
+static void crash(struct world *world)
+{
+    os_sim_crash(world->sim, rng_next(&world->rng));
+    page_file_drop(&world->file);
+    world->stage = IDLE;
+    world->now = world->durable;
+    world->crashes++;
+    assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages",
+                             world->empty ? NULL : world->roots));
+    check_places(world);
+    if (rng_percent(&world->rng, 50))
+        check_all(world);
+}
+
+/* No sector is to be had in the middle of it, or the disk has no room for a write. */
+static void run_out(struct world *world)
+{
+    struct pages *pages = &world->file.pages;
+    struct os_sim_fault fault = {
+        .kinds = OS_SIM_WRITE, .nth = rng_between(&world->rng, 1, 4), .error = -ENOSPC};
+    bool done = false;
+    if (world->stage != CAPTURING)
+        return;
+    bool no_sector = rng_percent(&world->rng, 50);
+    if (no_sector)
+        world->file.sectors_max = 0;
+    else
+        os_sim_fail(world->sim, &fault);
+    enum fkv_error error = FKV_OK, written = FKV_OK;
+    for (int group = 0; !done && !error && !written && group < 100; group++) {
+        error = pages_capture(pages, 16, &done);
+        written = pages_write_staged(pages);
+    }
+    os_sim_fail(world->sim, NULL);
+    world->file.sectors_max = PAGE_FILE_SECTORS_MAX;
+    if (error || written) {
+        assert_true(error == FKV_OK || error == FKV_FULL);
+        assert_true(written == FKV_OK || written == FKV_FULL);
+        abandon(world);
+    } else if (done) {
+        world->stage = WRITTEN;
+    }
+}
+
+static void make_world(struct world *world, uint64_t seed)
+{
+    memset(world, 0, sizeof *world);
+    world->rng = rng_make(seed);
+    world->empty = true;
+    struct os_sim_options options = {.seed = rng_next(&world->rng)};
+    world->sim = os_sim_new(&options);
+    assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages", NULL));
+}
+
+static void drop_world(struct world *world)
+{
+    page_file_drop(&world->file);
+    os_sim_free(world->sim);
+}
+
+static void test_model(void **state)
+{
+    (void)state;
+    uint64_t blocks = memory_test_blocks();
+    struct world *world = malloc(sizeof *world);
+    uint64_t checkpoints = 0, abandoned = 0, crashes = 0;
+    for (struct rounds r = rounds_begin(6); rounds_next(&r);) {
+        make_world(world, r.seed);
+        uint64_t steps = rng_between(&world->rng, 1000, 5000);
+        unsigned calm = (unsigned)rng_between(&world->rng, 1, 60);
+        extend(world);
+        for (uint64_t step = 0; step < steps; step++) {
+            unsigned what = (unsigned)rng_below(&world->rng, 1000);
+            if (what < 2)
+                crash(world);
+            else if (what < 12)
+                run_out(world);
+            else if (what < 14 && world->stage == CAPTURING)
+                abandon(world);
+            else if (what < 30)
+                extend(world);
+            else if (what < 30 + calm * 10)
+                change_some(world);
+            else
+                advance(world);
+        }
+        check_all(world);
+        checkpoints += world->checkpoints;
+        abandoned += world->abandoned;
+        crashes += world->crashes;
+        drop_world(world);
+    }
+    free(world);
+    assert_true(checkpoints > 20 && abandoned > 5 && crashes > 5);
+    assert_int_equal(memory_test_blocks(), blocks);
+}
+
+/* ---------------------------------------------------------------- damage */
+
+/* A store of a few hundred pages, in a tree of two levels. */
+static void make_pages(struct world *world, uint64_t seed)
+{
+    make_world(world, seed);
+    for (int s = 0; s < SPACE_COUNT; s++) {
+        world->now.count[s] = s == 0 ? 700 : 40;
+        assert_ok(pages_extend(&world->file.pages, s, world->now.count[s]));
+    }
+    for (int i = 0; i < 400; i++)
+        change_some(world);
+    assert_ok(page_file_checkpoint(&world->file, world->roots));
+    os_sim_settle(world->sim);
+    world->durable = world->now;
+    world->empty = false;
+}
+
+static enum fkv_error reopen(struct world *world)
+{
+    page_file_drop(&world->file);
+    enum fkv_error error =
+        page_file_open(&world->file, os_sim_os(world->sim), "pages", world->roots);
+    for (int s = 0; !error && s < SPACE_COUNT; s++)
+        for (uint32_t n = 0; !error && n < world->now.count[s]; n++) {
+            uint32_t frame;
+            error = pages_load(&world->file.pages, s, n, &frame);
+        }
+    return error;
+}
+
+/* All places that hold something. */
+static uint32_t list_places(const struct world *world, uint64_t *places)
+{
+    const struct pages *pages = &world->file.pages;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < pages->sector_count; i++)
+        for (uint32_t p = 0; p < SECTOR_PAGES; p++)
+            if (pages->sectors[i].used[p >> 6] >> (p & 63) & 1)
+                places[count++] = (uint64_t)pages->sectors[i].sector * SECTOR_PAGES + p;
+    return count;
+}
+
+static void test_damage_is_found(void **state)
+{
+    (void)state;
+    struct world *world = malloc(sizeof *world);
+    make_pages(world, 1);
+    static uint64_t places[PAGES_MAX];
+    uint32_t count = list_places(world, places);
+    assert_true(count > 300);
+    assert_ok(reopen(world));
+    for (uint32_t i = 0; i < count; i += 3) { /* a bit of it */
+        uint64_t bit = places[i] * PAGE_BYTES * 8 + rng_below(&world->rng, PAGE_BYTES * 8);
+        assert_int_equal(os_sim_flip_bit(world->sim, "pages", bit), 0);
+        assert_error(reopen(world), FKV_DAMAGED);
+        assert_int_equal(os_sim_flip_bit(world->sim, "pages", bit), 0);
+    }
+    for (int i = 0; i < 60; i++) { /* one page in another's place */
+        uint64_t a = places[rng_below(&world->rng, count)],
+                 b = places[rng_below(&world->rng, count)];
+        if (a == b)
+            continue;
+        os_sim_swap(world->sim, "pages", a * PAGE_BYTES, b * PAGE_BYTES, PAGE_BYTES);
+        assert_error(reopen(world), FKV_DAMAGED);
+        os_sim_swap(world->sim, "pages", a * PAGE_BYTES, b * PAGE_BYTES, PAGE_BYTES);
+    }
+    for (int i = 0; i < 40; i++) { /* a page that was never written */
+        uint8_t page[PAGE_BYTES];
+        uint64_t at = places[rng_below(&world->rng, count)] * PAGE_BYTES;
+        os_sim_peek(world->sim, "pages", at, page, PAGE_BYTES);
+        os_sim_zero(world->sim, "pages", at, PAGE_BYTES);
+        assert_error(reopen(world), FKV_DAMAGED);
+        os_sim_poke(world->sim, "pages", at, page, PAGE_BYTES);
+    }
+    assert_ok(reopen(world));
+    check_all(world);
+    drop_world(world);
+    free(world);
+}
+
+/* What a page was before has another checksum than what refers to it, at the same place too. */
+static void test_old_pages_are_found(void **state)
+{
+    (void)state;
+    struct world *world = malloc(sizeof *world);
+    make_pages(world, 2);
+    static uint8_t old[4 * SECTOR_BYTES];
+    uint64_t bytes;
+    os_sim_file_size(world->sim, "pages", &bytes);
+    assert_in_range(bytes, 1, sizeof old);
+    os_sim_peek(world->sim, "pages", 0, old, bytes);
+    for (int i = 0; i < 9; i++) { /* so many that places come round again */
+        for (int k = 0; k < 30; k++)
+            change_some(world);
+        assert_ok(page_file_checkpoint(&world->file, world->roots));
+    }
+    os_sim_settle(world->sim);
+    static uint64_t places[PAGES_MAX];
+    uint32_t count = list_places(world, places), stale = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t page[PAGE_BYTES];
+        if ((places[i] + 1) * PAGE_BYTES > bytes)
+            continue;
+        os_sim_peek(world->sim, "pages", places[i] * PAGE_BYTES, page, PAGE_BYTES);
+        if (memcmp(page, old + places[i] * PAGE_BYTES, PAGE_BYTES) == 0)
+            continue;
+        if (stale++ % 4)
+            continue;
+        os_sim_poke(world->sim, "pages", places[i] * PAGE_BYTES, old + places[i] * PAGE_BYTES,
+                    PAGE_BYTES);
+        assert_error(reopen(world), FKV_DAMAGED);
+        os_sim_poke(world->sim, "pages", places[i] * PAGE_BYTES, page, PAGE_BYTES);
+    }
+    assert_true(stale > 50);
+    assert_ok(reopen(world));
+    check_all(world);
+    drop_world(world);
+    free(world);
+}
+
+static void test_impossible_roots(void **state)
+{
+    (void)state;
+    struct world *world = malloc(sizeof *world);
+    make_pages(world, 3);
+    struct format_space sound[SPACE_COUNT];
+    memcpy(sound, world->roots, sizeof sound);
+    world->roots[1].height++;
+    assert_error(reopen(world), FKV_DAMAGED);
+    memcpy(world->roots, sound, sizeof sound);
+    world->roots[2].root.location = 1ull << 40;
+    assert_error(reopen(world), FKV_DAMAGED);
+    world->roots[2].root.location = 5; /* in the header's sector */
+    assert_error(reopen(world), FKV_DAMAGED);
+    world->roots[2].root = world->roots[3].root; /* twice the same */
+    assert_error(reopen(world), FKV_DAMAGED);
+    memcpy(world->roots, sound, sizeof sound);
+    world->roots[0].pages = UINT32_MAX;
+    assert_error(reopen(world), FKV_DAMAGED);
+    memcpy(world->roots, sound, sizeof sound);
+    world->roots[0].root.checksum ^= 1;
+    assert_error(reopen(world), FKV_DAMAGED);
+    memcpy(world->roots, sound, sizeof sound);
+    assert_ok(reopen(world));
+    drop_world(world);
+    free(world);
+}
+
+/* ---------------------------------------------------------------- memory */
+
+/* Each request for memory fails once: an error is returned, and nothing is lost or leaks. */
+static void test_memory_fails(void **state)
+{
+    (void)state;
+    struct world *world = malloc(sizeof *world);
+    uint64_t blocks = memory_test_blocks();
+    bool failed = true;
+    for (uint64_t nth = 1; failed; nth++) {
+        make_world(world, 5);
+        struct pages *pages = &world->file.pages;
+        uint64_t requests = memory_test_requests();
+        memory_test_fail(nth, false);
+        enum fkv_error error = FKV_OK;
+        for (uint32_t count = 200; count <= 4500 && !error; count += 2000) {
+            for (int s = 0; s < SPACE_COUNT && !error; s++)
+                if (!(error = pages_extend(pages, s, count)))
+                    world->now.count[s] = count;
+            if (!error && !(error = pages_reserve_frames(pages, 40)))
+                for (int i = 0; i < 3; i++)
+                    change_some(world);
+            if (!error) {
+                world->begun = world->now;
+                if (!(error = page_file_checkpoint(&world->file, world->roots))) {
+                    world->durable = world->begun;
+                    world->empty = false;
+                }
+            }
+        }
+        memory_test_fail(0, false);
+        failed = memory_test_requests() - requests >= nth;
+        if (error)
+            assert_int_equal(error, FKV_NO_MEMORY);
+        else
+            assert_false(failed);
+        assert_ok(page_file_checkpoint(&world->file, world->roots));
+        assert_ok(reopen(world));
+        check_all(world);
+        check_places(world);
+        drop_world(world);
+        assert_int_equal(memory_test_blocks(), blocks);
+    }
+    free(world);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_damage_is_found),
+        cmocka_unit_test(test_old_pages_are_found),
+        cmocka_unit_test(test_impossible_roots),
+        cmocka_unit_test(test_memory_fails),
+        cmocka_unit_test(test_model),
+    };
+    return SUPPORT_RUN(argc, argv, tests);
+}

@@ -1,0 +1,204 @@
+/*
+ * test_reopen: what the models (models/) found in openings after a sync that failed, or a loss of
+ * power: each as it happens, on the simulated disk, with many lotteries; and with the bug planted
+ * it must show.
+ */
+#include "support.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "os_sim.h"
+#include "planted.h"
+#include "store.h"
+
+#define NAME "store"
+enum { RECORDS = 20 };
+
+static enum fkv_error open_on(struct os_sim *sim, fkv **db)
+{
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.log_bytes_max = 2 * MIB;
+    return store_open(os_sim_os(sim), NAME, &options, db);
+}
+
+static struct os_sim *disk_with_store(uint64_t seed, fkv **db)
+{
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = seed});
+    assert_ok(open_on(sim, db));
+    assert_ok(fkv_put_with(*db, "first", 5, "1", 1, FKV_SYNC));
+    return sim;
+}
+
+static bool has(fkv *db, const char *key)
+{
+    return fkv_value_size(db, key, strlen(key), &(size_t){0}) == FKV_OK;
+}
+
+/* A commit of several records, which the log only refers to. */
+static enum fkv_error put_batch(fkv *db, unsigned flags)
+{
+    char key[16], value[200];
+    fkv_txn *txn;
+    assert_ok(fkv_txn_begin(db, &txn));
+    for (int i = 0; i < RECORDS; i++) {
+        memset(value, 'a' + i, sizeof value);
+        int length = snprintf(key, sizeof key, "batch%d", i);
+        assert_ok(fkv_txn_put(txn, key, (size_t)length, value, sizeof value));
+    }
+    enum fkv_error error = fkv_txn_commit(txn, flags);
+    fkv_txn_free(txn);
+    return error;
+}
+
+static bool has_batch(fkv *db)
+{
+    char key[16];
+    int found = 0;
+    for (int i = 0; i < RECORDS; i++) {
+        snprintf(key, sizeof key, "batch%d", i);
+        found += has(db, key);
+    }
+    return found == RECORDS;
+}
+
+static void crash(struct os_sim *sim, fkv *db, uint64_t seed)
+{
+    os_sim_crash(sim, seed);
+    fkv_close(db);
+}
+
+/* Opens a disk that has been through a crash: is all there that must be? */
+static bool holds(struct os_sim *sim, bool batch, const char *key)
+{
+    fkv *db;
+    if (open_on(sim, &db))
+        return false;
+    bool good = has(db, "first") && (!batch || has_batch(db)) && (!key || has(db, key));
+    fkv_close(db);
+    return good;
+}
+
+/*
+ * The sync of the records fails: the system takes them for clean. The process dies. The next one
+ * has the commit, out of the cache, and syncs one of its own, and so this one too.
+ */
+static bool referred_survive(uint64_t seed)
+{
+    fkv *db;
+    struct os_sim *sim = disk_with_store(seed, &db);
+    os_sim_fail(sim, &(struct os_sim_fault){
+                         .kinds = OS_SIM_SYNC, .nth = 1, .error = -EIO, .name_end = NAME});
+    assert_error(put_batch(db, FKV_SYNC), FKV_IO);
+    os_sim_kill(sim, seed);
+    fkv_close(db);
+    assert_ok(open_on(sim, &db));
+    assert_true(has_batch(db));
+    assert_ok(fkv_put_with(db, "second", 6, "2", 1, FKV_SYNC));
+    crash(sim, db, seed);
+    bool good = holds(sim, true, "second");
+    os_sim_free(sim);
+    return good;
+}
+
+/* The sync of a copy of the header fails. The process dies, and the power fails while the next one
+ * opens the store, in the n-th call. */
+static bool header_survives(uint64_t seed)
+{
+    fkv *db;
+    struct os_sim *sim = disk_with_store(seed, &db);
+    os_sim_fail(sim,
+                &(struct os_sim_fault){
+                    .kinds = OS_SIM_SYNC, .nth = 2 + seed % 2, .error = -EIO, .name_end = NAME});
+    assert_true(fkv_checkpoint(db) != FKV_OK);
+    os_sim_kill(sim, seed);
+    fkv_close(db);
+    os_sim_crash_after(sim, OS_SIM_WRITE | OS_SIM_SYNC, seed / 2 % 4);
+    if (open_on(sim, &db) == FKV_OK)
+        crash(sim, db, seed);
+    else
+        os_sim_crash(sim, seed);
+    bool good = holds(sim, false, NULL);
+    os_sim_free(sim);
+    return good;
+}
+
+/*
+ * The power fails. If the log has landed and the records that it refers to have not, two commits
+ * are gone. One of them is made again. The power fails again: the other must not be there.
+ */
+static bool undone_stay_undone(uint64_t seed)
+{
+    fkv *db;
+    struct os_sim *sim = disk_with_store(seed, &db);
+    assert_ok(put_batch(db, 0));
+    assert_ok(fkv_put(db, "undone", 6, "3", 1));
+    crash(sim, db, seed);
+    bool good = true;
+    for (uint64_t i = 0; good && i < 64; i++) {
+        struct os_sim *copy = os_sim_copy(sim);
+        assert_ok(open_on(copy, &db));
+        bool gone = !has(db, "undone");
+        if (gone && !has_batch(db)) {
+            assert_ok(put_batch(db, 0));
+            assert_ok(fkv_put(db, "other", 5, "4", 1));
+        }
+        crash(copy, db, i);
+        assert_ok(open_on(copy, &db));
+        good = !gone || !has(db, "undone");
+        crash(copy, db, i);
+        os_sim_free(copy);
+        if (!gone)
+            break;
+    }
+    os_sim_free(sim);
+    return good;
+}
+
+/* All lotteries end well; and, with the bug, one of them does not. */
+static void check(bool (*survives)(uint64_t seed), enum planted bug, uint64_t lotteries)
+{
+    commit_refer_bytes = 1024;
+    for (uint64_t seed = 0; seed < lotteries; seed++)
+        if (!survives(seed))
+            fail_msg("lottery %llu", (unsigned long long)seed);
+    planted_bug = bug;
+    uint64_t seed = 0;
+    while (seed < lotteries && survives(seed))
+        seed++;
+    planted_bug = PLANTED_NOTHING;
+    commit_refer_bytes = 4 * MIB;
+    assert_true(seed < lotteries);
+    print_message("with the bug, the first that fails is %llu\n", (unsigned long long)seed);
+}
+
+static void test_referred(void **state)
+{
+    (void)state;
+    check(referred_survive, PLANTED_REFER_NOT_AGAIN, 20);
+}
+
+static void test_header(void **state)
+{
+    (void)state;
+    check(header_survives, PLANTED_OTHER_COPY_FIRST, 300);
+}
+
+static void test_undone(void **state)
+{
+    (void)state;
+    check(undone_stay_undone, PLANTED_RESTART_UNSYNCED, 20);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_referred),
+        cmocka_unit_test(test_header),
+        cmocka_unit_test(test_undone),
+    };
+    return SUPPORT_RUN(argc, argv, tests);
+}
