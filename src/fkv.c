@@ -2,9 +2,8 @@
 
 #include <stdio.h>
 
-#include "blake3.h"
+#include "call.h"
 #include "load.h"
-#include "store.h"
 #include "txn.h"
 
 /* The public calls: they check arguments, make keys, and take the locks. */
@@ -28,23 +27,10 @@ void fkv_options_init(fkv_options *options)
         *options = (fkv_options){.size = sizeof *options};
 }
 
-/* The detail of a failure is the handle's; success and absence have none to keep. */
-static inline enum fkv_error said(const fkv *db, enum fkv_error error)
+enum fkv_error call_handle_state(fkv *db)
 {
-    if (__builtin_expect(error > FKV_NOT_FOUND, 0))
-        error_claim(db ? db->id : 0);
-    return error;
-}
-
-static enum fkv_error say(const fkv *db, enum fkv_error error, const char *text)
-{
-    error_set(error, "%s", text);
-    return said(db, error);
-}
-
-/* The handle is not just alive. */
-static __attribute__((noinline)) enum fkv_error handle_state(fkv *db)
-{
+    if (!db)
+        return say(db, FKV_INVALID, "the handle is NULL");
     if (__atomic_load_n(db->alive, __ATOMIC_RELAXED) == HANDLE_FORKED)
         return say(db, FKV_FORKED, "the store was opened before fork()");
     /* Without threads, where none writes: this reader waits for the others, before it begins. */
@@ -53,32 +39,16 @@ static __attribute__((noinline)) enum fkv_error handle_state(fkv *db)
     return FKV_OK;
 }
 
-static inline enum fkv_error check_handle(fkv *db)
+enum fkv_error call_no_key(const void *bytes, size_t size)
 {
-    if (__builtin_expect(!db, 0))
-        return say(db, FKV_INVALID, "the handle is NULL");
-    if (__builtin_expect(__atomic_load_n(db->alive, __ATOMIC_RELAXED) != HANDLE_ALIVE, 0))
-        return handle_state(db);
-    return FKV_OK;
+    if (!bytes && size <= FKV_KEY_BYTES_MAX)
+        return error_set(FKV_INVALID, "the key is NULL");
+    return error_set(FKV_KEY_TOO_LARGE, "a key of %zu bytes; at most %u", size, FKV_KEY_BYTES_MAX);
 }
 
 enum fkv_error key_make(const struct fkv *db, const void *bytes, size_t size, struct key *key)
 {
-    if (__builtin_expect(size > FKV_KEY_BYTES_MAX, 0)) {
-        error_set(FKV_KEY_TOO_LARGE, "a key of %zu bytes; at most %u", size, FKV_KEY_BYTES_MAX);
-        return FKV_KEY_TOO_LARGE;
-    }
-    if (__builtin_expect(!bytes && size, 0))
-        return error_set(FKV_INVALID, "the key is NULL");
-    key->bytes = bytes;
-    key->size = size;
-    if (__builtin_expect(db->digest, 0)) {
-        blake3_hash(db->digest_key, bytes, size, key->digest);
-        key->bytes = key->digest;
-        key->size = DIGEST_BYTES;
-    }
-    key->hash = hash_key(&db->hash_seeds.keys, key->bytes, key->size);
-    return FKV_OK;
+    return call_key(db, bytes, size, key);
 }
 
 static enum fkv_error check_value(const void *value, size_t value_bytes)
@@ -230,90 +200,6 @@ enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent)
         left -= min_u64(left, steps);
     }
     return error ? said(db, error) : fkv_checkpoint(db);
-}
-
-/* ---------------------------------------------------------------- reading */
-
-enum fkv_error fkv_get(fkv *db, const void *key, size_t key_bytes, void *buffer,
-                       size_t buffer_bytes, size_t *value_bytes)
-{
-    struct key made;
-    enum fkv_error error = check_handle(db);
-    if (error)
-        return error;
-    if (__builtin_expect(!buffer && buffer_bytes, 0))
-        return say(db, FKV_INVALID, "the buffer is NULL");
-    if ((error = key_make(db, key, key_bytes, &made)))
-        return said(db, error);
-    rcu_read_lock();
-    error = read_value(db, &made, buffer, buffer_bytes, value_bytes);
-    rcu_read_unlock();
-    return said(db, error);
-}
-
-enum fkv_error fkv_exists(fkv *db, const void *key, size_t key_bytes)
-{
-    struct key made;
-    enum fkv_error error = check_handle(db);
-    if (error)
-        return error;
-    if ((error = key_make(db, key, key_bytes, &made)))
-        return said(db, error);
-    uint64_t entry;
-    rcu_read_lock();
-    error = read_entry(db, made.hash, &entry);
-    rcu_read_unlock();
-    return said(db, error);
-}
-
-enum fkv_error fkv_value_size(fkv *db, const void *key, size_t key_bytes, size_t *value_bytes)
-{
-    struct key made;
-    enum fkv_error error = check_handle(db);
-    if (error)
-        return error;
-    if (!value_bytes)
-        return say(db, FKV_INVALID, "no place for the size");
-    if ((error = key_make(db, key, key_bytes, &made)))
-        return said(db, error);
-    rcu_read_lock();
-    error = read_size(db, &made, value_bytes);
-    rcu_read_unlock();
-    return said(db, error);
-}
-
-void fkv_read_begin(fkv *db)
-{
-    (void)db;
-    rcu_read_lock();
-}
-
-void fkv_read_end(fkv *db)
-{
-    (void)db;
-    if (rcu_read_ongoing())
-        rcu_read_unlock();
-}
-
-enum fkv_error fkv_borrow(fkv *db, const void *key, size_t key_bytes, const void **value,
-                          size_t *value_bytes)
-{
-    struct key made;
-    enum fkv_error error = check_handle(db);
-    if (error)
-        return error;
-    if (!value || !value_bytes)
-        return say(db, FKV_INVALID, "no place for the value");
-    if (!rcu_read_ongoing())
-        return say(db, FKV_INVALID, "fkv_borrow outside fkv_read_begin and fkv_read_end");
-    if ((error = key_make(db, key, key_bytes, &made)))
-        return said(db, error);
-    if (db->sectors.unmapped)
-        return say(db, FKV_INVALID, "the store is open without a mapping: nothing can be lent");
-    error = read_borrow(db, &made, value, value_bytes);
-    if (error == FKV_VALUE_TOO_LARGE)
-        error_set(error, "the value is stored in pieces");
-    return said(db, error);
 }
 
 /* ---------------------------------------------------------------- transactions */

@@ -1,5 +1,5 @@
+#include "call.h"
 #include "check.h"
-#include "error.h"
 #include "repair.h"
 
 /* The public calls of checks: arguments, locks and errors. */
@@ -31,19 +31,6 @@ const char *fkv_part_name(enum fkv_part part)
         return "memory";
     }
     return "unknown part";
-}
-
-static enum fkv_error said(const fkv *db, enum fkv_error error)
-{
-    if (error)
-        error_claim(db ? db->id : 0);
-    return error;
-}
-
-static enum fkv_error say(const fkv *db, enum fkv_error error, const char *text)
-{
-    error_set(error, "%s", text);
-    return said(db, error);
 }
 
 void fkv_check_options_init(fkv_check_options *options)
@@ -82,12 +69,10 @@ enum fkv_error fkv_check(fkv *db, const fkv_check_options *given, fkv_check_resu
 {
     struct check_options options;
     fkv_check_result found = {0};
-    if (!db)
-        return say(db, FKV_INVALID, "the handle is NULL");
-    if (!*db->alive)
-        return say(db, FKV_FORKED, "the store was opened before fork()");
-    enum fkv_error error = take_options(given, &options);
+    enum fkv_error error = check_alive(db);
     if (error)
+        return error;
+    if ((error = take_options(given, &options)))
         return said(db, error);
     pthread_mutex_lock(&db->writer);
     check_wait(db);

@@ -1,32 +1,19 @@
 #include "pairs.h"
 
+#include "call.h"
+
 /* The public calls of scans: arguments, parts, errors. */
-
-static enum fkv_error said(uint64_t owner, enum fkv_error error)
-{
-    if (error > FKV_NOT_FOUND)
-        error_claim(owner);
-    return error;
-}
-
-static enum fkv_error say(uint64_t owner, enum fkv_error error, const char *text)
-{
-    error_set(error, "%s", text);
-    return said(owner, error);
-}
 
 static enum fkv_error check_snapshot(const fkv_snapshot *snapshot)
 {
     if (snapshot->ended)
-        return say(snapshot->owner, FKV_SNAPSHOT_ENDED, "the store was closed");
-    if (!*snapshot->db->alive)
-        return say(snapshot->owner, FKV_FORKED, "the store was opened before fork()");
-    return FKV_OK;
+        return say_of(snapshot->owner, FKV_SNAPSHOT_ENDED, "the store was closed");
+    return check_alive(snapshot->db);
 }
 
 static enum fkv_error check_scan(const fkv_scan *scan)
 {
-    return scan ? check_snapshot(scan->snapshot) : say(0, FKV_INVALID, "the scan is NULL");
+    return scan ? check_snapshot(scan->snapshot) : say_of(0, FKV_INVALID, "the scan is NULL");
 }
 
 void fkv_scan_options_init(fkv_scan_options *options)
@@ -46,25 +33,26 @@ enum fkv_error fkv_scan_open(fkv_snapshot *snapshot, const fkv_scan_options *giv
     fkv_scan_options options;
     fkv_scan_options_init(&options);
     if (!snapshot || !scan)
-        return say(snapshot ? snapshot->owner : 0, FKV_INVALID,
-                   snapshot ? "no place for the scan" : "the snapshot is NULL");
+        return say_of(snapshot ? snapshot->owner : 0, FKV_INVALID,
+                      snapshot ? "no place for the scan" : "the snapshot is NULL");
     enum fkv_error error = check_snapshot(snapshot);
     if (error)
         return error;
     if (given && given->size < offsetof(fkv_scan_options, part))
-        return say(snapshot->owner, FKV_INVALID, "options were not made with their init function");
+        return say_of(snapshot->owner, FKV_INVALID,
+                      "options were not made with their init function");
     if (given)
         memcpy(&options, given, min_u64(given->size, sizeof options));
     uint32_t parts = options.parts ? options.parts : 1;
     if (options.flags || options.part >= parts)
-        return say(snapshot->owner, FKV_INVALID,
-                   options.flags ? "unknown flags" : "there is no such part");
+        return say_of(snapshot->owner, FKV_INVALID,
+                      options.flags ? "unknown flags" : "there is no such part");
     uint32_t begin = part_begin(snapshot, options.part, parts);
     uint32_t end = part_begin(snapshot, options.part + UINT64_C(1), parts);
     uint64_t position = options.position ? options.position : (uint64_t)begin * SECTOR_CELLS;
     if (position / SECTOR_CELLS < begin || position / SECTOR_CELLS > end)
-        return say(snapshot->owner, FKV_INVALID, "the position is not one in this part");
-    return said(snapshot->owner, pairs_open(snapshot, position, end, scan));
+        return say_of(snapshot->owner, FKV_INVALID, "the position is not one in this part");
+    return said_of(snapshot->owner, pairs_open(snapshot, position, end, scan));
 }
 
 enum fkv_error fkv_scan_next(fkv_scan *scan, const void **key, size_t *key_bytes,
@@ -74,9 +62,9 @@ enum fkv_error fkv_scan_next(fkv_scan *scan, const void **key, size_t *key_bytes
     if (error)
         return error;
     if (!key || !key_bytes || !value || !value_bytes)
-        return say(scan->owner, FKV_INVALID, "no place for key or value");
+        return say_of(scan->owner, FKV_INVALID, "no place for key or value");
     if ((error = pairs_next(scan)))
-        return said(scan->owner, error);
+        return said_of(scan->owner, error);
     *key = record_key(scan->record);
     *key_bytes = record_header(scan->record).key_bytes;
     *value = pairs_is_large(scan) ? NULL : record_key(scan->record) + *key_bytes;
@@ -90,11 +78,11 @@ enum fkv_error fkv_scan_value(fkv_scan *scan, void *buffer, size_t buffer_bytes)
     if (error)
         return error;
     if (!scan->record || (!buffer && buffer_bytes))
-        return say(scan->owner, FKV_INVALID,
-                   scan->record ? "the buffer is NULL" : "there is no pair at the scan's place");
+        return say_of(scan->owner, FKV_INVALID,
+                      scan->record ? "the buffer is NULL" : "there is no pair at the scan's place");
     if (pairs_value_bytes(scan) > buffer_bytes)
-        return say(scan->owner, FKV_BUFFER_TOO_SMALL, "the value is longer than the buffer");
-    return said(scan->owner, pairs_value(scan, buffer));
+        return say_of(scan->owner, FKV_BUFFER_TOO_SMALL, "the value is longer than the buffer");
+    return said_of(scan->owner, pairs_value(scan, buffer));
 }
 
 uint64_t fkv_scan_position(const fkv_scan *scan)

@@ -1,44 +1,26 @@
 #include "snapshot.h"
 
+#include "call.h"
+
 /* The public calls of snapshots: arguments, keys, read sections, errors. */
-
-static enum fkv_error said(uint64_t owner, enum fkv_error error)
-{
-    if (error > FKV_NOT_FOUND)
-        error_claim(owner);
-    return error;
-}
-
-static enum fkv_error say(uint64_t owner, enum fkv_error error, const char *text)
-{
-    error_set(error, "%s", text);
-    return said(owner, error);
-}
-
-static enum fkv_error check_handle(const fkv *db)
-{
-    if (!db)
-        return say(0, FKV_INVALID, "the handle is NULL");
-    return *db->alive ? FKV_OK : say(db->id, FKV_FORKED, "the store was opened before fork()");
-}
 
 static enum fkv_error check_snapshot(const fkv_snapshot *snapshot)
 {
     if (!snapshot)
-        return say(0, FKV_INVALID, "the snapshot is NULL");
+        return say_of(0, FKV_INVALID, "the snapshot is NULL");
     if (snapshot->ended)
-        return say(snapshot->owner, FKV_SNAPSHOT_ENDED, "the store was closed");
-    return check_handle(snapshot->db);
+        return say_of(snapshot->owner, FKV_SNAPSHOT_ENDED, "the store was closed");
+    return check_alive(snapshot->db);
 }
 
 enum fkv_error fkv_snapshot_open(fkv *db, fkv_snapshot **snapshot)
 {
-    enum fkv_error error = check_handle(db);
+    enum fkv_error error = check_alive(db);
     if (error)
         return error;
     if (!snapshot)
-        return say(db->id, FKV_INVALID, "no place for the snapshot");
-    return said(db->id, snapshot_open(db, snapshot));
+        return say_of(db->id, FKV_INVALID, "no place for the snapshot");
+    return said_of(db->id, snapshot_open(db, snapshot));
 }
 
 void fkv_snapshot_close(fkv_snapshot *snapshot)
@@ -60,7 +42,7 @@ static enum fkv_error begin(const fkv_snapshot *snapshot, const void *bytes, siz
     if (error)
         return error;
     if ((error = key_make(snapshot->db, bytes, size, key)))
-        return said(snapshot->owner, error);
+        return said_of(snapshot->owner, error);
     rcu_read_lock();
     return FKV_OK;
 }
@@ -68,7 +50,7 @@ static enum fkv_error begin(const fkv_snapshot *snapshot, const void *bytes, siz
 static enum fkv_error end(const fkv_snapshot *snapshot, enum fkv_error error)
 {
     rcu_read_unlock();
-    return said(snapshot->owner, error);
+    return said_of(snapshot->owner, error);
 }
 
 enum fkv_error fkv_snapshot_get(fkv_snapshot *snapshot, const void *key, size_t key_bytes,
@@ -77,7 +59,7 @@ enum fkv_error fkv_snapshot_get(fkv_snapshot *snapshot, const void *key, size_t 
     struct key made;
     enum fkv_error error = check_snapshot(snapshot);
     if (!error && !buffer && buffer_bytes)
-        return say(snapshot->owner, FKV_INVALID, "the buffer is NULL");
+        return say_of(snapshot->owner, FKV_INVALID, "the buffer is NULL");
     if (error || (error = begin(snapshot, key, key_bytes, &made)))
         return error;
     return end(snapshot, snapshot_value(snapshot, &made, buffer, buffer_bytes, value_bytes));
@@ -97,7 +79,7 @@ enum fkv_error fkv_snapshot_value_size(fkv_snapshot *snapshot, const void *key, 
     struct key made;
     enum fkv_error error = check_snapshot(snapshot);
     if (!error && !value_bytes)
-        return say(snapshot->owner, FKV_INVALID, "no place for the size");
+        return say_of(snapshot->owner, FKV_INVALID, "no place for the size");
     if (error || (error = begin(snapshot, key, key_bytes, &made)))
         return error;
     return end(snapshot, snapshot_size(snapshot, &made, value_bytes));
@@ -111,10 +93,10 @@ enum fkv_error fkv_snapshot_borrow(fkv_snapshot *snapshot, const void *key, size
     if (error)
         return error;
     if (!value || !value_bytes)
-        return say(snapshot->owner, FKV_INVALID, "no place for the value");
+        return say_of(snapshot->owner, FKV_INVALID, "no place for the value");
     if (!rcu_read_ongoing())
-        return say(snapshot->owner, FKV_INVALID,
-                   "fkv_snapshot_borrow outside fkv_read_begin and fkv_read_end");
+        return say_of(snapshot->owner, FKV_INVALID,
+                      "fkv_snapshot_borrow outside fkv_read_begin and fkv_read_end");
     if ((error = begin(snapshot, key, key_bytes, &made)))
         return error;
     error = snapshot_borrow(snapshot, &made, value, value_bytes);

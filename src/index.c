@@ -2,7 +2,7 @@
 
 #include <assert.h>
 
-#include "index_slots.h"
+#include "index_search.h"
 
 enum {
     /* A segment grows beyond this many slots in use of each page's 256: 91%. Just after most
@@ -14,47 +14,15 @@ enum {
     MERGED_PAGES_MAX = 9,
 };
 
-static inline struct segment *segment_of(const struct index *index, uint32_t id)
-{
-    return (struct segment *)index->segments.base + id;
-}
-
 static inline uint32_t *segment_link(const struct index *index, uint32_t id)
 {
     return (uint32_t *)index->links.base + id;
-}
-
-static inline uint32_t directory_slot(const struct directory *directory, struct hash128 hash)
-{
-    return directory->depth ? (uint32_t)(hash.hi >> (64 - directory->depth)) : 0;
 }
 
 static inline void mark(struct bucket *bucket, uint32_t class)
 {
     uint64_t *tag = &bucket->slot[class >> 1].tag;
     __atomic_store_n(tag, *tag | 1ull << (TAG_BITS + (class & 1)), __ATOMIC_RELEASE);
-}
-
-/* The slot of the key in this bucket, or NULL. All four slots are compared before anything is
- * decided: which of them it is cannot be predicted, that it is one of them mostly can. */
-static inline struct slot *bucket_find(struct bucket *bucket, struct fragment key, uint64_t *found)
-{
-    uint32_t candidates = 0;
-#pragma GCC unroll 4
-    for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
-        uint64_t tag = __atomic_load_n(&bucket->slot[s].tag, __ATOMIC_RELAXED);
-        candidates |= (uint32_t)(((tag ^ key.tag) & TAG_SURE) == 0) << s;
-    }
-    for (; candidates; candidates &= candidates - 1) {
-        struct slot *slot = &bucket->slot[__builtin_ctz(candidates)];
-        uint64_t entry = __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE);
-        uint64_t tag = __atomic_load_n(&slot->tag, __ATOMIC_RELAXED);
-        if (entry && fragment_agrees(key, tag, entry)) {
-            *found = entry;
-            return slot;
-        }
-    }
-    return NULL;
 }
 
 /* ---------------------------------------------------------------- making */
@@ -612,25 +580,6 @@ static enum fkv_error load_page(struct index *index, uint32_t id, uint32_t page,
     return error;
 }
 
-static uint32_t find_segment(const struct index *index, struct hash128 hash)
-{
-    const struct directory *directory = __atomic_load_n(&index->directory, __ATOMIC_ACQUIRE);
-    return __atomic_load_n(&directory->segment[directory_slot(directory, hash)], __ATOMIC_ACQUIRE);
-}
-
-void index_prefetch(const struct index *index, struct hash128 hash)
-{
-    const struct directory *directory = __atomic_load_n(&index->directory, __ATOMIC_ACQUIRE);
-    uint32_t id =
-        __atomic_load_n(&directory->segment[directory_slot(directory, hash)], __ATOMIC_ACQUIRE);
-    const struct segment *segment = segment_of(index, id);
-    struct fragment key = fragment_of(hash, segment->depth);
-    struct probe probe = probe_of(key.tag, segment->pages);
-    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
-    if (frame)
-        __builtin_prefetch((struct bucket *)frame_bytes(index->pages, frame) + probe.bucket);
-}
-
 void index_prefetch_write(const struct index *index, struct hash128 hash)
 {
     uint32_t id = index->directory->segment[directory_slot(index->directory, hash)];
@@ -655,19 +604,8 @@ void index_load_all(struct index *index)
     }
 }
 
-/* Where a search ended. */
-struct found {
-    struct slot *slot; /* NULL: the key is absent */
-    uint64_t entry;    /* as it agreed with the key; the slot may be another's by now */
-    uint32_t id;
-    uint32_t page; /* in the segment */
-    uint32_t probes;
-};
-
-/* Search a segment, from the `first` bucket of the key's order on. */
-static __attribute__((noinline)) enum fkv_error search_from(struct index *index, uint32_t id,
-                                                            struct fragment key, uint32_t first,
-                                                            struct found *found)
+enum fkv_error index_search_from(struct index *index, uint32_t id, struct fragment key,
+                                 uint32_t first, struct found *found)
 {
     const struct segment *segment = segment_of(index, id);
     uint32_t pages = segment->pages;
@@ -695,36 +633,14 @@ static __attribute__((noinline)) enum fkv_error search_from(struct index *index,
     return FKV_OK;
 }
 
-/* Most keys are in their home bucket, and most absent ones are seen to be absent there. */
-static inline __attribute__((always_inline)) enum fkv_error
-search(struct index *index, struct hash128 hash, struct found *found)
-{
-    uint32_t id = find_segment(index, hash);
-    const struct segment *segment = segment_of(index, id);
-    struct fragment key = fragment_of(hash, segment->depth);
-    struct probe probe = probe_of(key.tag, segment->pages);
-    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
-    if (__builtin_expect(!frame, 0))
-        return search_from(index, id, key, 0, found);
-    struct bucket *bucket = (struct bucket *)frame_bytes(index->pages, frame) + probe.bucket;
-    uint64_t entry = 0;
-    struct slot *slot = bucket_find(bucket, key, &entry);
-    if (!slot && is_marked(bucket, probe.class))
-        return search_from(index, id, key, 1, found);
-    *found = (struct found){slot, entry, id, probe.page, 0};
-    return FKV_OK;
-}
-
 enum fkv_error index_get(struct index *index, struct hash128 hash, uint64_t *entry)
 {
-    struct found found;
-    enum fkv_error error = search(index, hash, &found);
-    if (__builtin_expect(error, 0))
-        return error;
-    if (!found.slot)
-        return FKV_NOT_FOUND;
-    *entry = found.entry;
-    return FKV_OK;
+    return index_find(index, hash, entry);
+}
+
+void index_prefetch(const struct index *index, struct hash128 hash)
+{
+    index_prefetch_bucket(index, hash);
 }
 
 /* ---------------------------------------------------------------- writing */
@@ -779,7 +695,7 @@ static void plan_add(struct index *index, uint32_t id, struct hash128 hash)
 enum fkv_error index_prepare(struct index *index, struct hash128 hash, bool plan, uint64_t *entry)
 {
     struct found found;
-    enum fkv_error error = search(index, hash, &found);
+    enum fkv_error error = index_search(index, hash, &found);
     if (error)
         return error;
     *entry = found.slot ? found.slot->entry : 0;
@@ -872,7 +788,7 @@ static void insert(struct index *index, struct hash128 hash, uint64_t value)
 uint64_t index_set(struct index *index, struct hash128 hash, uint64_t value)
 {
     struct found found = {0};
-    enum fkv_error error = search(index, hash, &found);
+    enum fkv_error error = index_search(index, hash, &found);
     assert(!error);
     (void)error;
     if (!found.slot) {
@@ -888,7 +804,7 @@ uint64_t index_set(struct index *index, struct hash128 hash, uint64_t value)
 uint64_t index_remove(struct index *index, struct hash128 hash)
 {
     struct found found = {0};
-    enum fkv_error error = search(index, hash, &found);
+    enum fkv_error error = index_search(index, hash, &found);
     assert(!error);
     (void)error;
     if (!found.slot)
@@ -905,7 +821,8 @@ uint64_t index_remove(struct index *index, struct hash128 hash)
 bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to)
 {
     struct found found;
-    if (search(index, hash, &found) || !found.slot || entry_address(found.slot->entry) != from)
+    if (index_search(index, hash, &found) || !found.slot ||
+        entry_address(found.slot->entry) != from)
         return false;
     struct slot *slot = slot_write(index, &found);
     __atomic_store_n(&slot->entry, (slot->entry & ~ENTRY_ADDRESS_MASK) | to, __ATOMIC_RELEASE);

@@ -42,7 +42,7 @@ struct probe {
 
 static inline struct fragment fragment_of(struct hash128 hash, uint32_t depth)
 {
-    uint64_t high = depth ? hash.hi << depth | hash.lo >> (64 - depth) : hash.hi;
+    uint64_t high = hash.hi << depth | hash.lo >> 1 >> (63 - depth); /* depth may be 0 */
     uint64_t next = hash.lo << depth;
     return (struct fragment){.tag = high >> (64 - TAG_BITS),
                              .low = (uint32_t)((high & 3) << 11 | next >> 54 << 1 | 1)};

@@ -1,41 +1,23 @@
+#include "read.h"
+
 #include "fetch.h"
-#include "planted.h"
 
-/*
- * Reading takes no lock. An entry leads to a record that is immutable for as long as the read
- * section lasts: the cells of a record that dies meanwhile are not reused before all readers of
- * that time have left. So a reader sees each key as some commit left it.
- */
-
-static const struct overlay_slot *overlay_find(const struct overlay *overlay, struct hash128 hash)
+bool read_hidden(const struct overlay *overlay, struct hash128 hash, uint64_t *entry)
 {
     for (uint32_t i = (uint32_t)hash.lo & overlay->mask;; i = (i + 1) & overlay->mask) {
         const struct overlay_slot *slot = &overlay->slots[i];
         if (!slot->used)
-            return NULL;
-        if (slot->hash.hi == hash.hi && slot->hash.lo == hash.lo)
-            return slot;
+            return false;
+        if (slot->hash.hi == hash.hi && slot->hash.lo == hash.lo) {
+            *entry = slot->entry;
+            return true;
+        }
     }
 }
 
 enum fkv_error read_entry(struct fkv *db, struct hash128 hash, uint64_t *entry)
 {
-    struct overlay *overlay = atomic_load_explicit(&db->overlay, memory_order_acquire);
-    for (;;) {
-        /* A commit of several keys is under way: until it is over, they are as before. */
-        const struct overlay_slot *hidden = NULL;
-        if (__builtin_expect(overlay != NULL, 0) && (hidden = overlay_find(overlay, hash))) {
-            *entry = hidden->entry;
-            return *entry ? FKV_OK : FKV_NOT_FOUND;
-        }
-        SCHEDULE_POINT();
-        enum fkv_error error = index_get(&db->index, hash, entry);
-        SCHEDULE_POINT();
-        struct overlay *now = atomic_load_explicit(&db->overlay, memory_order_acquire);
-        if (__builtin_expect(now == overlay, 1))
-            return error;
-        overlay = now;
-    }
+    return read_find(db, hash, entry);
 }
 
 enum fkv_error read_damaged(const struct fkv *db, uint64_t entry, const char *what)
@@ -46,56 +28,23 @@ enum fkv_error read_damaged(const struct fkv *db, uint64_t entry, const char *wh
                      (unsigned long long)(address % SECTOR_CELLS), what);
 }
 
-/* Begin to fetch a record before it is looked at: it is seldom in the processor's caches. */
-static inline void prefetch_record(const uint8_t *record, uint32_t cells)
-{
-    enum { CACHE_LINE = 64, LINES_MAX = 20 };
-    uint32_t lines = cells / (CACHE_LINE / CELL_BYTES) + 1;
-    if (lines > LINES_MAX)
-        lines = LINES_MAX;
-    for (uint32_t i = 0; i < lines; i++)
-        __builtin_prefetch(record + (size_t)i * CACHE_LINE);
-}
-
 enum fkv_error read_check(struct fkv *db, uint64_t entry, uint64_t sequence, const uint8_t *record,
                           const void *key, size_t key_bytes)
 {
-    uint32_t cells = entry_cells(entry);
-    uint32_t cell = entry_address(entry) % SECTOR_CELLS;
-    if (db->verify && !PLANTED(NO_RECORD_CHECKSUM) &&
-        !record_verify(record, (size_t)cells * CELL_BYTES, db->seed, record_place(sequence, cell)))
-        return read_damaged(db, entry, "fails its checksum");
-    struct format_record header = record_header(record);
-    if (record_bytes(header.key_bytes, header.value_bytes) > (size_t)cells * CELL_BYTES)
-        return read_damaged(db, entry, "is longer than the index says");
-    if (key && (header.key_bytes != key_bytes ||
-                (key_bytes && memcmp(record_key(record), key, key_bytes) != 0)))
-        return FKV_NOT_FOUND;
-    return FKV_OK;
+    return check_record(db, entry, sequence, record, key, key_bytes);
 }
 
 enum fkv_error read_record(struct fkv *db, uint64_t entry, const void *key, size_t key_bytes,
                            const uint8_t **record)
 {
-    uint64_t address = entry_address(entry);
-    uint32_t cells = entry_cells(entry);
-    uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
-    uint32_t cell = address % SECTOR_CELLS;
-    if (__builtin_expect((size_t)sector * sizeof(struct sector_view) >=
-                                 db->sectors.views.backed_bytes ||
-                             cell < SECTOR_HEADER_CELLS || cell + cells > SECTOR_CELLS,
-                         0))
-        return read_damaged(db, entry, "is not in the file");
-    const struct sector_view *view = sector_view(&db->sectors, sector);
-    const uint8_t *base = __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
-    uint64_t sequence = __atomic_load_n(&view->sequence, __ATOMIC_RELAXED);
-    if (__builtin_expect(!base, 0))
-        return sequence ? READ_BY_CALL : read_damaged(db, entry, "is in no values sector");
-    const uint8_t *at = base + (size_t)cell * CELL_BYTES;
-    prefetch_record(at, cells);
-    enum fkv_error error = read_check(db, entry, sequence, at, key, key_bytes);
+    struct place place;
+    enum fkv_error error = read_locate(db, entry, &place);
+    if (__builtin_expect(error, 0))
+        return error;
+    prefetch_record(place.record, entry_cells(entry));
+    error = check_record(db, entry, place.sequence, place.record, key, key_bytes);
     if (!error)
-        *record = at;
+        *record = place.record;
     return error;
 }
 

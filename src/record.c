@@ -1,7 +1,5 @@
 #include "record.h"
 
-#include "checksum.h"
-
 void hash_seeds_make(struct hash_seeds *seeds, const uint8_t salt[HASH_SALT_BYTES])
 {
     uint8_t piece_salt[HASH_SALT_BYTES];
@@ -9,12 +7,6 @@ void hash_seeds_make(struct hash_seeds *seeds, const uint8_t salt[HASH_SALT_BYTE
         piece_salt[i] = salt[i] ^ PIECE_SALT;
     hash_seed_make(&seeds->keys, salt);
     hash_seed_make(&seeds->pieces, piece_salt);
-}
-
-static uint32_t contents_checksum(const uint8_t *record, size_t bytes, uint64_t seed)
-{
-    size_t skip = sizeof(uint32_t); /* the checksum itself */
-    return (uint32_t)(checksum64(record + skip, bytes - skip) ^ seed);
 }
 
 size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind kind,
@@ -29,7 +21,7 @@ size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind
         memcpy(to + RECORD_HEADER_BYTES, key, key_bytes);
     if (value_bytes)
         memcpy(to + RECORD_HEADER_BYTES + key_bytes, value, value_bytes);
-    header.checksum = contents_checksum(to, bytes, seed) ^ place;
+    header.checksum = record_checksum(to, bytes, seed) ^ place;
     memcpy(to, &header.checksum, sizeof header.checksum);
     return bytes;
 }
@@ -39,19 +31,8 @@ void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells
     struct format_record header = {.value_bytes = cells, .kind = RECORD_PAD};
     memset(to, 0, (size_t)cells * CELL_BYTES);
     memcpy(to, &header, sizeof header);
-    header.checksum = contents_checksum(to, sizeof header, seed) ^ place;
+    header.checksum = record_checksum(to, sizeof header, seed) ^ place;
     memcpy(to, &header.checksum, sizeof header.checksum);
-}
-
-bool record_verify(const uint8_t *record, size_t bytes_max, uint64_t seed, uint32_t place)
-{
-    if (bytes_max < RECORD_HEADER_BYTES)
-        return false;
-    struct format_record header = record_header(record);
-    size_t bytes = header.kind == RECORD_PAD ? RECORD_HEADER_BYTES
-                                             : record_bytes(header.key_bytes, header.value_bytes);
-    return bytes <= bytes_max &&
-           header.checksum == (contents_checksum(record, bytes, seed) ^ place);
 }
 
 uint32_t record_walk(const uint8_t *record, uint32_t cells_left)

@@ -9,6 +9,7 @@
 #ifndef FKV_RECORD_H
 #define FKV_RECORD_H
 
+#include "checksum.h"
 #include "error.h"
 #include "format.h"
 #include "hash.h"
@@ -60,8 +61,24 @@ size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind
 /* Write a record of RECORD_PAD over this many cells. */
 void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells);
 
+/* Of all but the checksum itself. */
+static inline uint32_t record_checksum(const uint8_t *record, size_t bytes, uint64_t seed)
+{
+    size_t skip = sizeof(uint32_t);
+    return (uint32_t)(checksum64(record + skip, bytes - skip) ^ seed);
+}
+
 /* Is the record whole, and within `bytes_max`? */
-bool record_verify(const uint8_t *record, size_t bytes_max, uint64_t seed, uint32_t place);
+static inline bool record_verify(const uint8_t *record, size_t bytes_max, uint64_t seed,
+                                 uint32_t place)
+{
+    if (bytes_max < RECORD_HEADER_BYTES)
+        return false;
+    struct format_record header = record_header(record);
+    size_t bytes = header.kind == RECORD_PAD ? RECORD_HEADER_BYTES
+                                             : record_bytes(header.key_bytes, header.value_bytes);
+    return bytes <= bytes_max && header.checksum == (record_checksum(record, bytes, seed) ^ place);
+}
 
 /* Cells of the record that begins here, as its header has it; 0 if that cannot be. */
 uint32_t record_walk(const uint8_t *record, uint32_t cells_left);

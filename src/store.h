@@ -1,7 +1,7 @@
 /*
  * store: what a handle is, and how its parts work together.
  *
- *     fkv.c         the public calls: arguments, keys, errors
+ *     fkv*.c        the public calls: arguments, keys, errors
  *     snapshot.c    what a commit left, whatever comes after it
  *     txn.c         transactions: a set of writes that grows until it is committed
  *     read.c        from a key to its value, beside a writer

@@ -1,0 +1,75 @@
+/*
+ * call: what all public calls begin and end with: the handle, the key, the detail of an error.
+ */
+#ifndef FKV_CALL_H
+#define FKV_CALL_H
+
+#include "blake3.h"
+#include "store.h"
+
+/* The detail of a failure is the handle's (by its number; 0: that of fkv_open); success and absence
+ * have none to keep. */
+static inline enum fkv_error said_of(uint64_t owner, enum fkv_error error)
+{
+    if (__builtin_expect(error > FKV_NOT_FOUND, 0))
+        error_claim(owner);
+    return error;
+}
+
+static inline enum fkv_error said(const fkv *db, enum fkv_error error)
+{
+    if (__builtin_expect(error > FKV_NOT_FOUND, 0))
+        error_claim(db ? db->id : 0);
+    return error;
+}
+
+static inline enum fkv_error say_of(uint64_t owner, enum fkv_error error, const char *text)
+{
+    return said_of(owner, error_set(error, "%s", text));
+}
+
+static inline enum fkv_error say(const fkv *db, enum fkv_error error, const char *text)
+{
+    return said(db, error_set(error, "%s", text));
+}
+
+/* The handle is NULL, or not just alive. */
+enum fkv_error call_handle_state(fkv *db);
+
+/* Of a call that may wait for readers. */
+static inline enum fkv_error check_handle(fkv *db)
+{
+    if (__builtin_expect(!db || __atomic_load_n(db->alive, __ATOMIC_RELAXED) != HANDLE_ALIVE, 0))
+        return call_handle_state(db);
+    return FKV_OK;
+}
+
+/* Of one that may be made inside a read section, and does not. */
+static inline enum fkv_error check_alive(const fkv *db)
+{
+    if (!db)
+        return say_of(0, FKV_INVALID, "the handle is NULL");
+    return *db->alive ? FKV_OK : say(db, FKV_FORKED, "the store was opened before fork()");
+}
+
+/* Not a key at all: why? */
+enum fkv_error call_no_key(const void *bytes, size_t size);
+
+/* key_make, inline. */
+static inline enum fkv_error call_key(const struct fkv *db, const void *bytes, size_t size,
+                                      struct key *key)
+{
+    if (__builtin_expect(size > FKV_KEY_BYTES_MAX || (!bytes && size), 0))
+        return call_no_key(bytes, size);
+    key->bytes = bytes;
+    key->size = size;
+    if (__builtin_expect(db->digest, 0)) {
+        blake3_hash(db->digest_key, bytes, size, key->digest);
+        key->bytes = key->digest;
+        key->size = DIGEST_BYTES;
+    }
+    key->hash = hash_key(&db->hash_seeds.keys, key->bytes, key->size);
+    return FKV_OK;
+}
+
+#endif

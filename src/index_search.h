@@ -1,0 +1,132 @@
+/*
+ * index_search: the search of the index that readers make, inline.
+ *
+ * A lookup waits for memory once, for its home bucket. How many lookups a processor has under way
+ * at a time depends on how few instructions each of them takes: hence all that nearly every lookup
+ * does is here, without a call and nearly without branches, and the rest is in index.c.
+ */
+#ifndef FKV_INDEX_SEARCH_H
+#define FKV_INDEX_SEARCH_H
+
+#include "index_slots.h"
+
+#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
+#include <emmintrin.h>
+#define BUCKET_VECTORS
+#endif
+
+static inline struct segment *segment_of(const struct index *index, uint32_t id)
+{
+    return (struct segment *)index->segments.base + id;
+}
+
+static inline uint32_t directory_slot(const struct directory *directory, struct hash128 hash)
+{
+    return (uint32_t)(hash.hi >> 1 >> (63 - directory->depth)); /* two shifts: depth may be 0 */
+}
+
+static inline uint32_t find_segment(const struct index *index, struct hash128 hash)
+{
+    const struct directory *directory = __atomic_load_n(&index->directory, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(&directory->segment[directory_slot(directory, hash)], __ATOMIC_ACQUIRE);
+}
+
+/* A bit for each slot that may hold the key: all that do, and one in millions that does not. All
+ * four are compared before anything is decided: which of them it is cannot be predicted, that it is
+ * one of them mostly can. */
+static inline uint32_t bucket_candidates(const struct bucket *bucket, struct fragment key)
+{
+#ifdef BUCKET_VECTORS
+    /* The upper halves of the tags, without the marks. Each is read whole, and what is decided here
+     * is looked at again. */
+    const __m128i *slots = (const __m128i *)bucket->slot;
+    __m128i low = _mm_unpacklo_epi32(slots[0], slots[1]); /* 0l 1l 0h 1h, as halves of tags */
+    __m128i high = _mm_unpacklo_epi32(slots[2], slots[3]);
+    __m128i tags = _mm_unpackhi_epi64(low, high);
+    __m128i mine = _mm_set1_epi32((int)(key.tag >> 32 << 2));
+    return (uint32_t)_mm_movemask_ps(
+        _mm_castsi128_ps(_mm_cmpeq_epi32(_mm_slli_epi32(tags, 2), mine)));
+#else
+    uint32_t candidates = 0;
+    for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
+        uint64_t tag = __atomic_load_n(&bucket->slot[s].tag, __ATOMIC_RELAXED);
+        candidates |= (uint32_t)(((tag ^ key.tag) & TAG_SURE) == 0) << s;
+    }
+    return candidates;
+#endif
+}
+
+/* The slot of the key in this bucket, or NULL. */
+static inline struct slot *bucket_find(struct bucket *bucket, struct fragment key, uint64_t *found)
+{
+    for (uint32_t candidates = bucket_candidates(bucket, key); candidates;
+         candidates &= candidates - 1) {
+        struct slot *slot = &bucket->slot[__builtin_ctz(candidates)];
+        uint64_t entry = __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE);
+        uint64_t tag = __atomic_load_n(&slot->tag, __ATOMIC_RELAXED);
+        if (((tag ^ key.tag) & TAG_SURE) == 0 && entry && fragment_agrees(key, tag, entry)) {
+            *found = entry;
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+/* Where a search ended. */
+struct found {
+    struct slot *slot; /* NULL: the key is absent */
+    uint64_t entry;    /* as it agreed with the key; the slot may be another's by now */
+    uint32_t id;
+    uint32_t page; /* in the segment */
+    uint32_t probes;
+};
+
+/* Search a segment, from the `first` bucket of the key's order on; loads pages. */
+enum fkv_error index_search_from(struct index *index, uint32_t id, struct fragment key,
+                                 uint32_t first, struct found *found);
+
+/* Most keys are in their home bucket, and most absent ones are seen to be absent there. */
+static inline __attribute__((always_inline)) enum fkv_error
+index_search(struct index *index, struct hash128 hash, struct found *found)
+{
+    uint32_t id = find_segment(index, hash);
+    const struct segment *segment = segment_of(index, id);
+    struct fragment key = fragment_of(hash, segment->depth);
+    struct probe probe = probe_of(key.tag, segment->pages);
+    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
+    if (__builtin_expect(!frame, 0))
+        return index_search_from(index, id, key, 0, found);
+    struct bucket *bucket = (struct bucket *)frame_bytes(index->pages, frame) + probe.bucket;
+    uint64_t entry = 0;
+    struct slot *slot = bucket_find(bucket, key, &entry);
+    if (!slot && is_marked(bucket, probe.class))
+        return index_search_from(index, id, key, 1, found);
+    *found = (struct found){slot, entry, id, probe.page, 0};
+    return FKV_OK;
+}
+
+/* index_get, inline. */
+static inline __attribute__((always_inline)) enum fkv_error
+index_find(struct index *index, struct hash128 hash, uint64_t *entry)
+{
+    struct found found;
+    enum fkv_error error = index_search(index, hash, &found);
+    if (__builtin_expect(error, 0))
+        return error;
+    if (!found.slot)
+        return FKV_NOT_FOUND;
+    *entry = found.entry;
+    return FKV_OK;
+}
+
+/* index_prefetch, inline. */
+static inline void index_prefetch_bucket(const struct index *index, struct hash128 hash)
+{
+    const struct segment *segment = segment_of(index, find_segment(index, hash));
+    struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);
+    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
+    if (frame)
+        __builtin_prefetch((struct bucket *)frame_bytes(index->pages, frame) + probe.bucket);
+}
+
+#endif
