@@ -24,6 +24,8 @@ static const char help[] =
     "\n"
     "  check FILE              verify everything in a store; prints each problem\n"
     "  repair FILE NEW         make the new store NEW of all that is whole in a damaged one\n"
+    "  backup FILE NEW         write the pairs of a store to the new store NEW, without garbage.\n"
+    "                          No process has it open for writing: one that has calls fkv_backup\n"
     "  stat FILE               print what a store holds\n"
     "  get FILE KEY            print the value of a key, as it is\n"
     "  put FILE KEY [VALUE]    set the value of a key; it is read from standard input if VALUE\n"
@@ -37,7 +39,9 @@ static const char help[] =
     "                   \"\\\\\" is a backslash, \"\\xHH\" the byte of this hexadecimal number\n"
     "  -q, --quiet      print no problems and no sums; the exit status tells\n"
     "  -a, --all        print all problems; without it, the first 100\n"
-    "  -p, --progress   check, repair: show on standard error how much is done\n"
+    "  -p, --progress   backup, check, repair: show on standard error how much is done\n"
+    "      --rate=BYTES backup: write no more than so many bytes a second; K, M and G stand for\n"
+    "                   powers of 1024\n"
     "      --digest     put, load: a store that is created keeps digests, not keys\n"
     "  -h, --help       print this\n"
     "  -V, --version    print the version\n"
@@ -53,7 +57,8 @@ static const char help[] =
 struct command_line {
     const char *command;
     bool escaped, quiet, all, progress, digest;
-    int count; /* of the arguments after the command */
+    uint64_t rate; /* 0: no limit */
+    int count;     /* of the arguments after the command */
     char **arguments;
 };
 
@@ -236,6 +241,46 @@ static int command_repair(const struct command_line *line)
         say_repaired(&result);
     int status = finish_output();
     return status ? status : status_of(error);
+}
+
+/* ---------------------------------------------------------------- backup */
+
+/* A number of bytes, perhaps in K, M or G; 0 if it is none. */
+static uint64_t parse_rate(const char *text)
+{
+    static const char units[] = "KMG";
+    char *end;
+    if (*text < '0' || *text > '9')
+        return 0;
+    uint64_t rate = strtoull(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+    if ((*end && !unit) || (unit && end[1]) || rate > UINT64_MAX >> shift)
+        return 0;
+    return rate << shift;
+}
+
+static int command_backup(const struct command_line *line)
+{
+    struct reporting reporting = {.line = line};
+    fkv_backup_options options;
+    fkv_backup_options_init(&options);
+    options.bytes_per_second = line->rate;
+    options.progress = show_progress;
+    options.context = &reporting;
+    fkv *db;
+    fkv_stats stats;
+    enum fkv_error error = open_store(line, FKV_OPEN_READ_ONLY, &db);
+    if (error)
+        return complain(NULL, error);
+    error = fkv_backup(db, line->arguments[1], &options);
+    if (!error)
+        error = fkv_get_stats(db, &stats, sizeof stats);
+    if (error)
+        return close_store(db, complain(db, error));
+    if (!line->quiet)
+        printf("%" PRIu64 " keys are in the backup\n", stats.keys);
+    return close_store(db, finish_output());
 }
 
 /* ---------------------------------------------------------------- stat */
@@ -455,10 +500,11 @@ static const struct command {
     int (*run)(const struct command_line *line);
     int least, most; /* arguments */
 } commands[] = {
-    {"check", command_check, 1, 1}, {"repair", command_repair, 2, 2},
-    {"stat", command_stat, 1, 1},   {"get", command_get, 2, 2},
-    {"put", command_put, 2, 3},     {"delete", command_delete, 2, 2},
-    {"dump", command_dump, 1, 1},   {"load", command_load, 1, 1},
+    {"check", command_check, 1, 1},   {"repair", command_repair, 2, 2},
+    {"backup", command_backup, 2, 2}, {"stat", command_stat, 1, 1},
+    {"get", command_get, 2, 2},       {"put", command_put, 2, 3},
+    {"delete", command_delete, 2, 2}, {"dump", command_dump, 1, 1},
+    {"load", command_load, 1, 1},
 };
 
 static int run(const struct command_line *line)
@@ -477,12 +523,13 @@ static int run(const struct command_line *line)
 
 int main(int argc, char **argv)
 {
-    enum { OPTION_DIGEST = 256 };
+    enum { OPTION_DIGEST = 256, OPTION_RATE };
     static const struct option options[] = {{"escaped", no_argument, NULL, 'e'},
                                             {"quiet", no_argument, NULL, 'q'},
                                             {"all", no_argument, NULL, 'a'},
                                             {"progress", no_argument, NULL, 'p'},
                                             {"digest", no_argument, NULL, OPTION_DIGEST},
+                                            {"rate", required_argument, NULL, OPTION_RATE},
                                             {"help", no_argument, NULL, 'h'},
                                             {"version", no_argument, NULL, 'V'},
                                             {NULL, 0, NULL, 0}};
@@ -503,6 +550,10 @@ int main(int argc, char **argv)
             break;
         case OPTION_DIGEST:
             line.digest = true;
+            break;
+        case OPTION_RATE:
+            if (!(line.rate = parse_rate(optarg)))
+                return usage("--rate takes a number of bytes, as 5000000 or 20M");
             break;
         case 'h':
             fputs(help, stdout);

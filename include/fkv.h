@@ -91,7 +91,8 @@ enum fkv_error {
     FKV_FORKED = 23,          /* the handle was opened before fork(); open it again in the child */
     FKV_MODE_MISMATCH = 24,   /* digest mode asked for, and the store is not of it, or reverse */
     FKV_SNAPSHOT_ENDED = 25,  /* the store that the snapshot is of was closed */
-    FKV_CANCELLED = 26,       /* an asynchronous get: the store was closed before it was read */
+    FKV_CANCELLED = 26,       /* an asynchronous get: the store was closed before it was read; a
+                               * backup: its progress function said so */
     FKV_BUSY = 27,            /* as many asynchronous gets are open as the queue has room for */
 };
 
@@ -429,6 +430,60 @@ FKV_API enum fkv_error fkv_scan_next(fkv_scan *scan, const void **key, size_t *k
 FKV_API enum fkv_error fkv_scan_value(fkv_scan *scan, void *buffer, size_t buffer_bytes);
 /* Where the scan is: behind the pair given last. For fkv_scan_options.position. */
 FKV_API uint64_t fkv_scan_position(const fkv_scan *scan);
+
+/* ---------------------------------------------------------------- backups */
+
+/* Options of backups. Initialise with fkv_backup_options_init. */
+typedef struct fkv_backup_options {
+    size_t size;
+    uint32_t flags; /* none so far: 0 */
+    /* The backup's file is written no faster than this. The store's is read as fast, and up to
+     * twice as fast where half of it is garbage. Default 0: no limit. */
+    uint64_t bytes_per_second;
+    /* Called now and then, at least every 100 ms while it waits for the limit, with how far the
+     * reading is, in bytes; `done` is `total` once, at the end. To return anything but 0 ends the
+     * backup with FKV_CANCELLED, also then. It may use this handle, but not close it. Default NULL.
+     */
+    int (*progress)(void *context, uint64_t done, uint64_t total);
+    void *context; /* for `progress` */
+} fkv_backup_options;
+
+FKV_API void fkv_backup_options_init(fkv_backup_options *options);
+
+/*
+ * Write a backup: a store of its own, in one file, with the pairs that this one has at the last
+ * commit before the call, and no garbage. Readers and writers go on meanwhile and do not wait for
+ * it. To restore it is to open it; or to copy it to where the store was, once no process has that
+ * open, and to remove the old log, NAME-wal, which is not its own.
+ *
+ * Every record is verified before it is copied, whatever FKV_NO_VERIFY says, and the keys are
+ * counted: what is damaged is not backed up, but found. A snapshot is open for as long as the
+ * backup takes, and pins what is overwritten meanwhile (see above). Memory: 24 bytes a key, and
+ * some MiB, whatever the length of the values. A store that is opened read-only can be backed up
+ * too. In digest mode the backup has the digests, and the same keys are found in it.
+ *
+ * path      the new file; must not exist, nor a log of that name ("-wal" appended). It appears
+ *           under this name at once, whole and durable, when all is done. Until then it has the
+ *           name with "-part" appended: that is what a crash leaves at most, and what the next
+ *           backup to the same path replaces.
+ * options   NULL for the defaults.
+ *
+ * On an error there is no new file. FKV_DAMAGED: the store is damaged; fkv_check_file says where,
+ * fkv_repair saves what is whole. FKV_IN_USE: the path, or a log of that name, exists, or another
+ * backup is being written to it. FKV_CANCELLED, FKV_FULL, FKV_IO, FKV_NO_MEMORY, FKV_NOT_EXIST (no
+ * such directory), FKV_PERMISSION, FKV_IS_DIRECTORY, FKV_FORKED, FKV_INVALID (a NULL, an unknown
+ * flag, or inside a read section).
+ */
+FKV_API enum fkv_error fkv_backup(fkv *db, const char *path, const fkv_backup_options *options);
+
+/*
+ * The same into a file that the caller has open, as `fd`: a regular one, empty, open for writing
+ * and without O_APPEND; else FKV_INVALID. (A store is not written from its first byte to its last:
+ * the header comes at the end. `fkv dump` writes to pipes.) The file is synced, its directory is
+ * not; the descriptor stays open, and its offset as it was. It is not a store before all is done,
+ * and is empty again after an error.
+ */
+FKV_API enum fkv_error fkv_backup_fd(fkv *db, int fd, const fkv_backup_options *options);
 
 /* ---------------------------------------------------------------- asynchronous reads */
 

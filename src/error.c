@@ -131,7 +131,7 @@ const char *fkv_error_text(enum fkv_error error)
     case FKV_SNAPSHOT_ENDED:
         return "the snapshot has ended";
     case FKV_CANCELLED:
-        return "cancelled: the store was closed";
+        return "cancelled";
     case FKV_BUSY:
         return "as many requests are open as there is room for";
     case FKV_MODE_MISMATCH:

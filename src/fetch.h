@@ -35,6 +35,11 @@ static inline void fetch_done(struct fetched *fetched)
     fetched->block = NULL;
 }
 
+/* large.c: the record of a sector that the head of a large value lists, verified or not. In a read
+ * section, or while a snapshot that sees it is open; fetch_done follows, whatever is returned. */
+enum fkv_error large_fetch_sector(struct fkv *db, const uint8_t *head, uint32_t number, bool verify,
+                                  struct fetched *fetched, uint64_t *sequence);
+
 /* What read_value and read_size do, for a record that is to be read by a call. */
 enum fkv_error fetch_value(struct fkv *db, const struct key *key, void *buffer, size_t buffer_bytes,
                            size_t *value_bytes);

@@ -8,8 +8,6 @@ enum {
     /* A segment grows beyond this many slots in use of each page's 256: 91%. Just after most
      * segments have split, that makes 19.8 bytes a key, with all tables; with 88% it was 20.3. */
     SLOTS_USED_MAX = 232,
-    /* Built anew, a segment leaves room for a few more keys. */
-    SLOTS_USED_FRESH = 214,
     /* Segments are merged if the result has at most this many pages. */
     MERGED_PAGES_MAX = 9,
 };
@@ -255,12 +253,6 @@ static void segment_retire(struct index *index, uint32_t id)
     retired->count++;
 }
 
-static uint32_t pages_for(uint32_t count)
-{
-    uint32_t pages = (uint32_t)divide_up(count, SLOTS_USED_FRESH);
-    return pages ? pages : 1;
-}
-
 static enum fkv_error segment_load(struct index *index, uint32_t id)
 {
     struct segment *segment = segment_of(index, id);
@@ -418,7 +410,7 @@ static enum fkv_error split(struct index *index, uint32_t id)
     segment_count_planned(index, id, segment->depth + 1u, planned);
     struct building halves[2];
     for (uint32_t h = 0; h < 2; h++) {
-        uint32_t pages = pages_for(count[h] + planned[h]);
+        uint32_t pages = segment_pages_for(count[h] + planned[h]);
         halves[h] =
             (struct building){.prefix = directory_read(index, id)->prefix << 1 | h,
                               .depth = segment->depth + 1u,
@@ -838,8 +830,8 @@ static bool merge(struct index *index, uint32_t id)
     if (segment_of(index, other)->depth != depth)
         return false;
     uint32_t planned = (uint32_t)segment_of(index, id)->planned + segment_of(index, other)->planned;
-    uint32_t pages = pages_for((uint32_t)segment_of(index, id)->count +
-                               segment_of(index, other)->count + planned);
+    uint32_t pages = segment_pages_for((uint32_t)segment_of(index, id)->count +
+                                       segment_of(index, other)->count + planned);
     if (pages > MERGED_PAGES_MAX)
         return false;
     struct building merged = {
@@ -858,7 +850,7 @@ void index_tidy(struct index *index, struct hash128 hash)
         return;
     if (segment->depth && segment->pages < MERGED_PAGES_MAX && merge(index, id))
         return;
-    uint32_t pages = pages_for(count);
+    uint32_t pages = segment_pages_for(count);
     if (pages < segment->pages)
         resize(index, id, pages);
 }

@@ -13,7 +13,16 @@ enum {
     SLOTS_PER_BUCKET = 4,
     BUCKETS_PER_PAGE = 64,
     PROBES_IN_A_PAGE = 6,
+    /* Built anew, a segment leaves room for a few more keys: of each page's 256 slots it uses */
+    SLOTS_USED_FRESH = 214,
 };
+
+/* Pages of a segment that is built for so many keys; perhaps more than one may have. */
+static inline uint32_t segment_pages_for(uint32_t count)
+{
+    uint32_t pages = (uint32_t)divide_up(count, SLOTS_USED_FRESH);
+    return pages ? pages : 1;
+}
 
 #define TAG_BITS 62
 #define TAG_MASK ((1ull << TAG_BITS) - 1)

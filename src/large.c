@@ -187,39 +187,51 @@ static enum fkv_error bad_piece(const struct fkv *db, uint64_t id, uint32_t numb
                      db->path, number, (unsigned long long)id);
 }
 
-static enum fkv_error copy_sector_piece(struct fkv *db, const uint8_t *record, uint64_t sequence,
-                                        uint64_t id, uint32_t number, uint8_t *to)
+/* Where a sector's record is, and what it is: nothing of it is verified. */
+static enum fkv_error find_sector_piece(struct fkv *db, uint32_t sector, struct fetched *fetched,
+                                        uint64_t *sequence)
 {
-    uint32_t place = record_place(sequence, SECTOR_HEADER_CELLS);
-    if ((db->verify && !record_verify(record, SECTOR_BYTES - sizeof(struct format_sector_header),
-                                      db->seed, place)) ||
-        !is_piece(record, id, number, LARGE_SECTOR_PAYLOAD))
+    if ((size_t)sector * sizeof(struct sector_view) >= db->sectors.views.backed_bytes)
+        return FKV_DAMAGED;
+    const struct sector_view *view = sector_view(&db->sectors, sector);
+    const uint8_t *base = __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
+    *sequence = __atomic_load_n(&view->sequence, __ATOMIC_RELAXED);
+    if (!base && !*sequence)
+        return FKV_DAMAGED;
+    if (!base)
+        return fetch_cells(db, (uint64_t)sector * SECTOR_CELLS + SECTOR_HEADER_CELLS,
+                           SECTOR_CELLS - SECTOR_HEADER_CELLS, fetched);
+    fetched->record = base + sizeof(struct format_sector_header);
+    return FKV_OK;
+}
+
+enum fkv_error large_fetch_sector(struct fkv *db, const uint8_t *head, uint32_t number, bool verify,
+                                  struct fetched *fetched, uint64_t *sequence)
+{
+    uint64_t id = head_of(head).id;
+    fetched->block = NULL;
+    enum fkv_error error = find_sector_piece(db, head_sector(head, number), fetched, sequence);
+    if (error == FKV_DAMAGED)
         return bad_piece(db, id, number);
-    memcpy(to, record_key(record) + sizeof(struct format_piece_key), LARGE_SECTOR_PAYLOAD);
+    if (error)
+        return error;
+    if ((verify &&
+         !record_verify(fetched->record, SECTOR_BYTES - sizeof(struct format_sector_header),
+                        db->seed, record_place(*sequence, SECTOR_HEADER_CELLS))) ||
+        !is_piece(fetched->record, id, number, LARGE_SECTOR_PAYLOAD))
+        return bad_piece(db, id, number);
     return FKV_OK;
 }
 
 static enum fkv_error read_sector_piece(struct fkv *db, const uint8_t *head, uint32_t number,
                                         uint8_t *to)
 {
-    uint64_t id = head_of(head).id;
-    uint32_t sector = head_sector(head, number);
-    if ((size_t)sector * sizeof(struct sector_view) >= db->sectors.views.backed_bytes)
-        return bad_piece(db, id, number);
-    const struct sector_view *view = sector_view(&db->sectors, sector);
-    const uint8_t *base = __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
-    uint64_t sequence = __atomic_load_n(&view->sequence, __ATOMIC_RELAXED);
-    struct fetched fetched = {.block = NULL};
-    enum fkv_error error = FKV_OK;
-    if (!base && !sequence)
-        return bad_piece(db, id, number);
-    if (base)
-        fetched.record = base + sizeof(struct format_sector_header);
-    else
-        error = fetch_cells(db, (uint64_t)sector * SECTOR_CELLS + SECTOR_HEADER_CELLS,
-                            SECTOR_CELLS - SECTOR_HEADER_CELLS, &fetched);
+    struct fetched fetched;
+    uint64_t sequence;
+    enum fkv_error error = large_fetch_sector(db, head, number, db->verify, &fetched, &sequence);
     if (!error)
-        error = copy_sector_piece(db, fetched.record, sequence, id, number, to);
+        memcpy(to, record_key(fetched.record) + sizeof(struct format_piece_key),
+               LARGE_SECTOR_PAYLOAD);
     fetch_done(&fetched);
     return error;
 }

@@ -77,11 +77,16 @@ struct os_ops {
     int (*queue_submit)(struct os_queue *queue);
     int (*queue_reap)(struct os_queue *queue, bool wait, void **tag);
     int (*remove)(struct os *os, const char *path);
-    /* Make the creation or removal of `path` itself durable (fsync of its directory). */
+    /* Give a file another name in its directory, at once: -EEXIST if there is one of that name. */
+    int (*rename)(struct os *os, const char *from, const char *to);
+    /* Make the creation, removal or renaming of `path` itself durable (fsync of its directory). */
     int (*sync_directory)(struct os *os, const char *path);
 };
 
 /* The operating system's own files. */
 struct os *os_posix(void);
+/* A file of it that the caller has opened: regular, empty, for writing, and not for appending
+ * (-EBADF). Its descriptor remains the caller's. */
+int os_posix_adopt(int fd, struct os_file **file);
 
 #endif

@@ -31,6 +31,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -64,7 +65,7 @@ static int call_open(const char *path, int flags, mode_t mode)
         .pwrite = pwrite, .fdatasync = fdatasync, .fsync = fsync,                               \
         .sync_file_range = sync_file_range, .ftruncate = ftruncate, .fallocate = fallocate,     \
         .posix_fallocate = posix_fallocate, .mmap = mmap, .munmap = munmap, .madvise = madvise, \
-        .unlink = unlink,                                                                       \
+        .unlink = unlink, .link = link, .renameat2 = renameat2,                                 \
     }
 
 #ifdef FKV_TESTING
@@ -148,6 +149,29 @@ static int posix_open(struct os *os, const char *path, unsigned flags, struct os
     /* Point lookups, by calls too: what lies around a record is not worth reading. */
     posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
     *file = opened;
+    return 0;
+}
+
+int os_posix_adopt(int fd, struct os_file **file)
+{
+    int flags;
+    RETRY(flags, fcntl(fd, F_GETFL));
+    if (flags < 0)
+        return -errno;
+    int error = check_regular(fd);
+    if (error)
+        return error;
+    if ((flags & O_ACCMODE) == O_RDONLY || flags & O_APPEND)
+        return -EBADF;
+    int own;
+    RETRY(own, fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    if (own < 0)
+        return -errno;
+    if (!(*file = memory_new(sizeof **file))) {
+        calls.close(own);
+        return -ENOMEM;
+    }
+    (*file)->fd = own;
     return 0;
 }
 
@@ -346,6 +370,18 @@ static int posix_remove(struct os *os, const char *path)
     return result_of(result);
 }
 
+/* File systems that cannot rename without replacing can nearly all link. */
+static int posix_rename(struct os *os, const char *from, const char *to)
+{
+    (void)os;
+    int result;
+    RETRY(result, calls.renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE));
+    if (result == 0 || (errno != EINVAL && errno != ENOSYS))
+        return result_of(result);
+    RETRY(result, calls.link(from, to));
+    return result < 0 ? -errno : posix_remove(os, from);
+}
+
 /* The directory that holds `path`, into `directory` of PATH_MAX bytes. */
 static int parent_of(const char *path, char *directory)
 {
@@ -405,6 +441,7 @@ static const struct os_ops posix_ops = {
     .queue_submit = os_posix_queue_submit,
     .queue_reap = os_posix_queue_reap,
     .remove = posix_remove,
+    .rename = posix_rename,
     .sync_directory = posix_sync_directory,
 };
 

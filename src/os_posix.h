@@ -31,6 +31,8 @@ struct os_posix_calls {
     int (*munmap)(void *address, size_t bytes);
     int (*madvise)(void *address, size_t bytes, int advice);
     int (*unlink)(const char *path);
+    int (*link)(const char *from, const char *to);
+    int (*renameat2)(int from_fd, const char *from, int to_fd, const char *to, unsigned flags);
 };
 
 struct os;

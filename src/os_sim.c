@@ -25,7 +25,7 @@
 #include <string.h>
 
 #define FILE_BYTES_MAX_DEFAULT GIB
-#define KINDS 13
+#define KINDS 14
 
 struct os_file {
     struct os_sim *sim;
@@ -731,6 +731,28 @@ static int sim_remove(struct os *os, const char *path)
     return end(sim, error);
 }
 
+static int rename_locked(struct os_sim *sim, const char *from, const char *to)
+{
+    struct sim_file *file = find_file(sim, from);
+    if (file == NULL)
+        return -ENOENT;
+    if (find_file(sim, to) != NULL)
+        return -EEXIST;
+    add_version(need_name(sim, to), sim_file_share(file));
+    add_version(find_name(sim, from), NULL);
+    return under_way(sim, OS_SIM_RENAME);
+}
+
+static int sim_rename(struct os *os, const char *from, const char *to)
+{
+    struct os_sim *sim = sim_of(os);
+    bool injected;
+    int error = begin(sim, OS_SIM_RENAME, from, &injected);
+    if (error == 0)
+        error = rename_locked(sim, from, to);
+    return end(sim, error);
+}
+
 static int sim_sync_directory(struct os *os, const char *path)
 {
     struct os_sim *sim = sim_of(os);
@@ -766,6 +788,7 @@ static const struct os_ops sim_ops = {
     .memory = sim_memory,
     .read_ahead = sim_read_ahead,
     .remove = sim_remove,
+    .rename = sim_rename,
     .sync_directory = sim_sync_directory,
 };
 
@@ -817,7 +840,8 @@ struct os *os_sim_os(struct os_sim *sim)
     return &sim->os;
 }
 
-/* The same file may be in several versions of a name: not here, since no name gets a file back.
+/* The same file may be in several versions of a name: not here, since no name gets a file back. One
+ * that is being renamed becomes two, of the same bytes.
  * A file under way to be written that has lost its name is of no interest to the copy. */
 static void copy_name(struct os_sim *copy, const struct os_sim *sim, const struct name *name)
 {

@@ -22,7 +22,8 @@
  *    first ones have. Blocks between do not follow them. Whether space allocated but not synced
  *    stays allocated is drawn too.
  * 4. Creations and removals of a name reach the medium in their order, up to sync_directory of its
- *    directory. A sync of the file does not cover its name.
+ *    directory. A sync of the file does not cover its name. To rename is to create one name and
+ *    remove the other, which reach the medium independently: a crash may leave both, or none.
  * 5. A sync that was made to fail has landed some blocks and torn some; all are now taken for clean:
  *    the process still sees them, no later sync writes them unless their page is written again, a
  *    crash loses them. (Linux does that.) os_sim_evict lets go of them at once.
@@ -95,12 +96,13 @@ enum os_sim_kind {
     OS_SIM_MAP = 1 << 10,
     OS_SIM_REMOVE = 1 << 11,
     OS_SIM_SYNC_DIRECTORY = 1 << 12,
-    OS_SIM_ALL = (1 << 13) - 1,
+    OS_SIM_RENAME = 1 << 13,
+    OS_SIM_ALL = (1 << 14) - 1,
     /* Those that change the disk, so that crashing in them is worth while. Opening is one where
      * it creates. */
     OS_SIM_CHANGES = OS_SIM_OPEN | OS_SIM_WRITE | OS_SIM_SYNC | OS_SIM_START_WRITEBACK |
                      OS_SIM_TRUNCATE | OS_SIM_ALLOCATE | OS_SIM_PUNCH | OS_SIM_REMOVE |
-                     OS_SIM_SYNC_DIRECTORY,
+                     OS_SIM_SYNC_DIRECTORY | OS_SIM_RENAME,
 };
 
 /* Calls of these kinds so far, failed ones included, those after a crash not; and the bytes that

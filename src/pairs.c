@@ -13,6 +13,7 @@ enum fkv_error pairs_open(struct fkv_snapshot *snapshot, uint64_t position, uint
     pairs->sector = pairs->ahead = (uint32_t)max_u64(position / SECTOR_CELLS, 1);
     pairs->records.cell = (uint32_t)max_u64(position % SECTOR_CELLS, SECTOR_HEADER_CELLS);
     pairs->sector_end = sector_end;
+    pairs->verify = snapshot->db->verify;
     atomic_fetch_add(&snapshot->uses, 1);
     *opened = pairs;
     return FKV_OK;
@@ -139,7 +140,6 @@ static enum fkv_error damaged(struct fkv_scan *pairs)
 static enum fkv_error next_in_sector(struct fkv_scan *pairs)
 {
     struct scan *records = &pairs->records;
-    bool verify = pairs->snapshot->db->verify;
     while (records->cell < records->end) {
         uint32_t cell = records->cell;
         const uint8_t *record = records->base + cell * CELL_BYTES;
@@ -149,9 +149,10 @@ static enum fkv_error next_in_sector(struct fkv_scan *pairs)
         prefetch_ahead(record, records->base + records->end * CELL_BYTES);
         uint8_t kind = record_header(record).kind;
         bool dead = pairs->dead[cell >> 6] >> (cell & 63) & 1;
-        if (!dead && (kind == RECORD_PLAIN || kind == RECORD_LARGE)) {
-            if (verify && !record_verify(record, cells * CELL_BYTES, records->seed,
-                                         record_place(records->sequence, cell)))
+        if (!dead && (kind == RECORD_PLAIN || kind == RECORD_LARGE ||
+                      (kind == RECORD_PIECE && pairs->pieces))) {
+            if (pairs->verify && !record_verify(record, cells * CELL_BYTES, records->seed,
+                                                record_place(records->sequence, cell)))
                 return damaged(pairs);
             records->cell += cells;
             pairs->record = record;

@@ -21,6 +21,9 @@ struct fkv_scan {
     uint32_t sector, sector_end;
     uint32_t ahead; /* sectors before it are on their way into memory */
     bool loaded;    /* `records` are those of `sector` */
+    /* Set by pairs_open, and to be changed after it: checksums are verified, as the store says; and
+     * pieces of large values are given, as if they were pairs (no). */
+    bool verify, pieces;
     struct scan records;
     uint64_t dead[SECTOR_CELLS / 64];
     uint8_t *copy;         /* room for a sector that is not in the mapping */

@@ -26,6 +26,14 @@ size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind
     return bytes;
 }
 
+void record_seal(uint8_t *record, uint64_t seed, uint32_t place)
+{
+    struct format_record header = record_header(record);
+    size_t bytes = record_bytes(header.key_bytes, header.value_bytes);
+    uint32_t checksum = contents_checksum(record, bytes, seed) ^ place;
+    memcpy(record, &checksum, sizeof checksum);
+}
+
 void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells)
 {
     struct format_record header = {.value_bytes = cells, .kind = RECORD_PAD};

@@ -58,6 +58,9 @@ static inline struct hash128 record_hash(const struct hash_seeds *seeds, const u
 size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind kind,
                     const void *key, size_t key_bytes, const void *value, size_t value_bytes);
 
+/* Give a record that is written but for its checksum that of this place. */
+void record_seal(uint8_t *record, uint64_t seed, uint32_t place);
+
 /* Write a record of RECORD_PAD over this many cells. */
 void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells);
 

@@ -15,6 +15,7 @@ enum fkv_error snapshot_open(struct fkv *db, struct fkv_snapshot **opened)
         layer->tail_cell = db->tail.open ? db->tail.cell : 0;
         layer->sector_count = db->sectors.count;
         snapshot->keys = db->keys;
+        snapshot->commit = db->commit;
         snapshot->next = db->snapshots;
         if (snapshot->next)
             snapshot->next->previous = snapshot;

@@ -13,6 +13,7 @@ struct fkv_snapshot {
     _Atomic bool ended;
     _Atomic uint32_t uses; /* the caller's, and those of scans */
     uint64_t keys;
+    uint64_t commit; /* that it is the state of */
     struct undo_layer *layer;
 };
 

@@ -7,6 +7,7 @@
  *     read.c        from a key to its value, beside a writer
  *     fetch.c       the same where the record has no address in memory
  *     commit.c      a set of writes becomes a commit
+ *     backup.c      another store out of what a snapshot sees
  *     large.c       values that do not fit one record
  *     load.c        many pairs at once, written once
  *     collect.c     the collector, after each commit

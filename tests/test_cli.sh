@@ -52,7 +52,7 @@ err_has() {
 
 # ---------------------------------------------------------------- help and usage
 expect 0 "$fkv" --help
-for command in check repair stat get put delete dump load; do
+for command in check repair backup stat get put delete dump load; do
     out_has "^  $command"
 done
 out_has 'Exit status'
@@ -166,6 +166,28 @@ expect_from 0 dump "$fkv" --digest load d3
 expect 0 "$fkv" get d3 big
 cmp -s out big || fail 'a value of 3 MB has changed in digest mode'
 
+# ---------------------------------------------------------------- backup
+expect 0 "$fkv" backup s b
+out_has '^7 keys are in the backup$'
+[ -e b-part ] && fail 'a backup has left its other name'
+[ -e b-wal ] && fail 'a backup has a log'
+expect 0 "$fkv" check b
+expect 0 "$fkv" dump b
+sort out >out.sorted
+cmp -s out.sorted dump.sorted || fail 'a backup is not what was backed up'
+expect 4 "$fkv" backup s b
+err_has 'b exists'
+expect 4 "$fkv" backup s s
+expect 0 "$fkv" put b other key
+expect 0 "$fkv" -p --rate=1000M backup d d4
+grep -q '100%' err || fail 'no progress of a backup'
+expect 0 "$fkv" get d4 key
+out_is value
+for rate in 0 x 12k -1 1MB '' 99999999999999G; do
+    expect 2 "$fkv" --rate="$rate" backup s b2
+done
+[ -e b2 ] && fail 'a rate that is none has made a backup'
+
 # ---------------------------------------------------------------- damage, repair
 expect 0 "$fkv" repair s r
 out_has '^7 keys are in the new store$'
@@ -185,6 +207,8 @@ expect 3 "$fkv" -q check damaged
 out_is ''
 expect 3 "$fkv" get damaged '#key'
 expect 3 "$fkv" dump damaged
+expect 3 "$fkv" backup damaged b3
+[ -e b3 ] && fail 'a backup of a damaged store'
 expect 3 "$fkv" repair damaged repaired
 out_has '^6 keys are in the new store$'
 expect 0 "$fkv" check repaired

@@ -1,0 +1,96 @@
+#include <errno.h>
+
+#include "backup.h"
+
+/* The public calls of backups: arguments and errors. */
+
+static enum fkv_error said(const fkv *db, enum fkv_error error)
+{
+    if (error)
+        error_claim(db ? db->id : 0);
+    return error;
+}
+
+static enum fkv_error say(const fkv *db, enum fkv_error error, const char *text)
+{
+    error_set(error, "%s", text);
+    return said(db, error);
+}
+
+void fkv_backup_options_init(fkv_backup_options *options)
+{
+    if (options)
+        *options = (fkv_backup_options){.size = sizeof *options};
+}
+
+static enum fkv_error take_options(const fkv_backup_options *given, struct backup_options *options)
+{
+    fkv_backup_options all;
+    fkv_backup_options_init(&all);
+    if (given && given->size < offsetof(fkv_backup_options, bytes_per_second))
+        return error_set(FKV_INVALID, "options were not made with fkv_backup_options_init");
+    if (given)
+        memcpy(&all, given, min_u64(given->size, sizeof all));
+    if (all.flags)
+        return error_set(FKV_INVALID, "unknown flags %#x", all.flags);
+    *options = (struct backup_options){
+        .bytes_per_second = all.bytes_per_second, .progress = all.progress, .context = all.context};
+    return FKV_OK;
+}
+
+/* What both calls begin with. */
+static enum fkv_error begin(const fkv *db, const fkv_backup_options *given,
+                            struct backup_options *options)
+{
+    if (!db)
+        return say(db, FKV_INVALID, "the handle is NULL");
+    if (!*db->alive)
+        return say(db, FKV_FORKED, "the store was opened before fork()");
+    if (rcu_read_ongoing())
+        return say(db, FKV_INVALID, "a backup is not to be made inside a read section");
+    return said(db, take_options(given, options));
+}
+
+enum fkv_error fkv_backup(fkv *db, const char *path, const fkv_backup_options *given)
+{
+    struct backup_options options;
+    enum fkv_error error = begin(db, given, &options);
+    if (error)
+        return error;
+    if (!path || !*path)
+        return say(db, FKV_INVALID, path ? "the path is empty" : "the path is NULL");
+    return said(db, backup_to_path(db, path, &options));
+}
+
+/* The descriptor's file, if a backup can be written to it. */
+static enum fkv_error adopt(int fd, struct os_file **file)
+{
+    uint64_t bytes;
+    int status = os_posix_adopt(fd, file);
+    if (status == -EINVAL || status == -EISDIR || status == -EBADF)
+        return error_set(FKV_INVALID,
+                         "descriptor %d is not that of a regular file, open for writing and not "
+                         "for appending; \"fkv dump\" writes to pipes",
+                         fd);
+    if (status)
+        return error_os(status, "use", "the descriptor");
+    if (!(status = os_posix()->ops->size(*file, &bytes)) && !bytes)
+        return FKV_OK;
+    os_posix()->ops->close(*file);
+    return status ? error_os(status, "size of", "the backup")
+                  : error_set(FKV_INVALID, "the file of descriptor %d is not empty", fd);
+}
+
+enum fkv_error fkv_backup_fd(fkv *db, int fd, const fkv_backup_options *given)
+{
+    struct backup_options options;
+    struct os_file *file;
+    enum fkv_error error = begin(db, given, &options);
+    if (error)
+        return error;
+    if ((error = adopt(fd, &file)))
+        return said(db, error);
+    error = backup_to_file(db, os_posix()->ops, file, &options);
+    os_posix()->ops->close(file);
+    return said(db, error);
+}
