@@ -34,6 +34,7 @@ struct composed_space {
 };
 
 struct compose {
+    struct hash_seeds hash_seeds;
     const struct os_ops *ops;
     struct os_file *file;
     const char *path; /* for messages */
@@ -42,17 +43,16 @@ struct compose {
     void *context;
 
     struct format_header header; /* what it will be */
-    struct hash_seeds hash_seeds;
-    uint64_t seed; /* of record checksums */
+    uint64_t seed;               /* of record checksums */
 
     uint8_t *buffer; /* the values sector, later the sector of pages, that is being filled */
     uint32_t values; /* the values sector in it; 0: none */
     uint32_t cell;   /* where its next record goes */
     uint32_t pages;  /* the sector of pages in it; 0: none */
-    uint32_t page;   /* the next one of those */
-    uint8_t *large;  /* room for a large sector; NULL: none was needed so far */
-    struct format_sector *table; /* of header.sector_count sectors */
     uint32_t table_room;
+    uint32_t page;               /* the next one of those */
+    uint8_t *large;              /* room for a large sector; NULL: none was needed so far */
+    struct format_sector *table; /* of header.sector_count sectors */
 
     struct composed_key *keys;
     uint64_t key_count, key_room;

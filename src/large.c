@@ -187,31 +187,31 @@ static enum fkv_error bad_piece(const struct fkv *db, uint64_t id, uint32_t numb
                      db->path, number, (unsigned long long)id);
 }
 
-/* Where a sector's record is, and what it is: nothing of it is verified. */
-static enum fkv_error find_sector_piece(struct fkv *db, uint32_t sector, struct fetched *fetched,
-                                        uint64_t *sequence)
+/* Where a sector's record is: nothing of it is verified. False if there can be none. */
+static bool find_sector_piece(struct fkv *db, uint32_t sector, struct fetched *fetched,
+                              uint64_t *sequence, enum fkv_error *error)
 {
+    *error = FKV_OK;
     if ((size_t)sector * sizeof(struct sector_view) >= db->sectors.views.backed_bytes)
-        return FKV_DAMAGED;
+        return false;
     const struct sector_view *view = sector_view(&db->sectors, sector);
     const uint8_t *base = __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
     *sequence = __atomic_load_n(&view->sequence, __ATOMIC_RELAXED);
-    if (!base && !*sequence)
-        return FKV_DAMAGED;
-    if (!base)
-        return fetch_cells(db, (uint64_t)sector * SECTOR_CELLS + SECTOR_HEADER_CELLS,
-                           SECTOR_CELLS - SECTOR_HEADER_CELLS, fetched);
-    fetched->record = base + sizeof(struct format_sector_header);
-    return FKV_OK;
+    if (base)
+        fetched->record = base + sizeof(struct format_sector_header);
+    else if (*sequence)
+        *error = fetch_cells(db, (uint64_t)sector * SECTOR_CELLS + SECTOR_HEADER_CELLS,
+                             SECTOR_CELLS - SECTOR_HEADER_CELLS, fetched);
+    return base || *sequence;
 }
 
 enum fkv_error large_fetch_sector(struct fkv *db, const uint8_t *head, uint32_t number, bool verify,
                                   struct fetched *fetched, uint64_t *sequence)
 {
     uint64_t id = head_of(head).id;
+    enum fkv_error error;
     fetched->block = NULL;
-    enum fkv_error error = find_sector_piece(db, head_sector(head, number), fetched, sequence);
-    if (error == FKV_DAMAGED)
+    if (!find_sector_piece(db, head_sector(head, number), fetched, sequence, &error))
         return bad_piece(db, id, number);
     if (error)
         return error;
@@ -226,7 +226,7 @@ enum fkv_error large_fetch_sector(struct fkv *db, const uint8_t *head, uint32_t 
 static enum fkv_error read_sector_piece(struct fkv *db, const uint8_t *head, uint32_t number,
                                         uint8_t *to)
 {
-    struct fetched fetched;
+    struct fetched fetched = {.record = NULL};
     uint64_t sequence;
     enum fkv_error error = large_fetch_sector(db, head, number, db->verify, &fetched, &sequence);
     if (!error)

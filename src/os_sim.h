@@ -24,9 +24,9 @@
  * 4. Creations and removals of a name reach the medium in their order, up to sync_directory of its
  *    directory. A sync of the file does not cover its name. To rename is to create one name and
  *    remove the other, which reach the medium independently: a crash may leave both, or none.
- * 5. A sync that was made to fail has landed some blocks and torn some; all are now taken for clean:
- *    the process still sees them, no later sync writes them unless their page is written again, a
- *    crash loses them. (Linux does that.) os_sim_evict lets go of them at once.
+ * 5. A sync that was made to fail has landed some blocks and torn some; all are now taken for
+ * clean: the process still sees them, no later sync writes them unless their page is written again,
+ * a crash loses them. (Linux does that.) os_sim_evict lets go of them at once.
  * 6. A write that was made to fail, or had no space, has written a part of its bytes, from the
  *    front.
  * 7. A mapping is of the file, not a copy. Touching it beyond the page that holds the file's end

@@ -250,26 +250,26 @@ static void long_keys_and_values(void **state)
     struct rng rng = rng_make(5);
     rng_fill(&rng, value, 40000000);
     assert_ok(fkv_open(support_path("long.fkv"), NULL, &db));
-    for (uint8_t i = 0; i < COUNT; i++) {
-        key[0] = i;
+    for (int i = 0; i < COUNT; i++) {
+        key[0] = (uint8_t)i;
         assert_ok(fkv_put(db, key, i % 2 ? FKV_KEY_BYTES_MAX : 1, value + i,
-                          sizes[i] ? sizes[i] - i : 0));
+                          sizes[i] ? sizes[i] - (size_t)i : 0));
     }
     assert_ok(fkv_put(db, NULL, 0, NULL, 0));
     assert_ok(fkv_backup(db, support_path("long.backup"), NULL));
     assert_ok(fkv_close(db));
     check_file_keys(support_path("long.backup"), COUNT + 1);
     assert_ok(fkv_open(support_path("long.backup"), NULL, &db));
-    for (uint8_t i = 0; i < COUNT; i++) {
+    for (int i = 0; i < COUNT; i++) {
         size_t bytes;
-        key[0] = i;
+        key[0] = (uint8_t)i;
         assert_ok(fkv_get(db, key, i % 2 ? FKV_KEY_BYTES_MAX : 1, found, sizes[COUNT - 1], &bytes));
-        assert_int_equal(bytes, sizes[i] ? sizes[i] - i : 0);
+        assert_int_equal(bytes, sizes[i] ? sizes[i] - (size_t)i : 0);
         assert_true(memcmp(found, value + i, bytes) == 0);
     }
     assert_ok(fkv_exists(db, NULL, 0));
-    for (uint8_t i = 0; i < COUNT; i++) {
-        key[0] = i;
+    for (int i = 0; i < COUNT; i++) {
+        key[0] = (uint8_t)i;
         assert_ok(fkv_delete(db, key, i % 2 ? FKV_KEY_BYTES_MAX : 1));
     }
     assert_ok(fkv_check(db, NULL, NULL, 0));

@@ -255,7 +255,74 @@ static void test_remove(void **state)
     place->os->ops->close(file);
 }
 
+static void test_rename(void **state)
+{
+    struct place *place = *state;
+    struct os *os = place->os;
+    char other[PATH_MAX + 8];
+    snprintf(other, sizeof other, "%s-2", place->path);
+    assert_int_equal(os->ops->rename(os, place->path, other), -ENOENT);
+    struct os_file *file = open_file(place, OS_CREATE);
+    assert_int_equal(os->ops->write(file, "still", 5, 0), 0);
+    assert_int_equal(os->ops->rename(os, place->path, other), 0);
+    assert_int_equal(os->ops->sync_directory(os, other), 0);
+    assert_open_error(place, place->path, 0, -ENOENT);
+    assert_bytes(place, file, 0, "still", 5);
+    os->ops->close(file);
+    /* A name that is taken keeps its file. */
+    file = open_file(place, OS_CREATE);
+    assert_int_equal(os->ops->rename(os, other, place->path), -EEXIST);
+    assert_size(place, file, 0);
+    assert_int_equal(os->ops->remove(os, place->path), 0);
+    os->ops->close(file);
+    assert_int_equal(os->ops->rename(os, other, place->path), 0);
+    file = open_file(place, 0);
+    assert_bytes(place, file, 0, "still", 5);
+    os->ops->close(file);
+}
+
 /* ---------------------------------------------------------------- os_posix.c alone */
+
+static int no_renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
+{
+    (void)from_fd, (void)from, (void)to_fd, (void)to, (void)flags;
+    errno = EINVAL;
+    return -1;
+}
+
+/* File systems that have no such call. */
+static void test_rename_by_link(void **state)
+{
+    struct os_posix_calls calls = os_posix_system_calls;
+    calls.renameat2 = no_renameat2;
+    os_posix_set_calls(&calls);
+    test_rename(state);
+    os_posix_set_calls(NULL);
+}
+
+static void test_adopt(void **state)
+{
+    struct place *place = *state;
+    struct os_file *file = NULL;
+    int fd = open(place->path, O_RDWR | O_CREAT, 0666);
+    assert_true(fd >= 0);
+    assert_int_equal(os_posix_adopt(fd, &file), 0);
+    assert_int_equal(place->os->ops->write(file, "adopted", 7, 0), 0);
+    place->os->ops->close(file);
+    char read[7];
+    assert_int_equal(pread(fd, read, sizeof read, 0), 7); /* it is open still */
+    assert_memory_equal(read, "adopted", 7);
+    assert_int_equal(fcntl(fd, F_SETFL, O_APPEND), 0);
+    assert_int_equal(os_posix_adopt(fd, &file), -EBADF);
+    close(fd);
+    assert_int_equal(os_posix_adopt(fd, &file), -EBADF);
+    fd = open(place->path, O_RDONLY);
+    assert_int_equal(os_posix_adopt(fd, &file), -EBADF);
+    close(fd);
+    fd = open("/dev/null", O_RDWR);
+    assert_int_equal(os_posix_adopt(fd, &file), -EINVAL);
+    close(fd);
+}
 
 static void test_not_regular(void **state)
 {
@@ -651,6 +718,9 @@ int main(void)
         ON_BOTH(test_map),
         ON_BOTH(test_truncate_under_mapping),
         ON_BOTH(test_remove),
+        ON_BOTH(test_rename),
+        ON_POSIX(test_rename_by_link),
+        ON_POSIX(test_adopt),
         ON_POSIX(test_not_regular),
         ON_POSIX(test_names),
         ON_POSIX(test_descriptor_numbers),

@@ -11,10 +11,12 @@
 
 #include "support.h"
 
-enum { COUNTED = 3000, ACCOUNTS = 1000, AMOUNT = 1000, BACKUPS = 6, TEMPORARY = 20000 };
+enum { COUNTED = 3000, ACCOUNTS = 1000, AMOUNT = 1000, BACKUPS = 4, TEMPORARY = 20000 };
 
 struct bank {
     fkv *db;
+    const char *backup; /* a name that others begin with */
+    _Atomic int threads;
     _Atomic bool stop;
     _Atomic uint64_t commits;
 };
@@ -113,15 +115,14 @@ static void check_backup(const char *path)
 static void *back_up(void *context)
 {
     struct bank *bank = context;
-    static _Atomic int threads;
     char path[128];
-    snprintf(path, sizeof path, "%s%d", support_path("bank.backup"), (int)threads++);
+    snprintf(path, sizeof path, "%s%d", bank->backup, (int)bank->threads++);
     for (int i = 0; i < BACKUPS; i++) {
         uint64_t before = bank->commits;
         insist_ok(fkv_backup(bank->db, path, NULL));
         check_backup(path);
         insist(unlink(path) == 0);
-        while (bank->commits < before + 3 * COUNTED) /* the next is another state */
+        while (bank->commits < before + 2 * COUNTED) /* the next is another state */
             usleep(100);
     }
     return NULL;
@@ -131,7 +132,7 @@ static void run(unsigned flags, const char *name)
 {
     enum { THREADS = 4 };
     static void *(*const work[THREADS])(void *) = {count, transfer, back_up, back_up};
-    struct bank bank = {.db = NULL};
+    struct bank bank = {.backup = support_path("bank.backup")};
     pthread_t threads[THREADS];
     insist(try_open_small_log(support_path(name), flags, &bank.db) == FKV_OK);
     fkv_txn *txn;
