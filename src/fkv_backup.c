@@ -1,21 +1,9 @@
 #include <errno.h>
 
 #include "backup.h"
+#include "call.h"
 
 /* The public calls of backups: arguments and errors. */
-
-static enum fkv_error said(const fkv *db, enum fkv_error error)
-{
-    if (error)
-        error_claim(db ? db->id : 0);
-    return error;
-}
-
-static enum fkv_error say(const fkv *db, enum fkv_error error, const char *text)
-{
-    error_set(error, "%s", text);
-    return said(db, error);
-}
 
 void fkv_backup_options_init(fkv_backup_options *options)
 {
@@ -42,10 +30,9 @@ static enum fkv_error take_options(const fkv_backup_options *given, struct backu
 static enum fkv_error begin(const fkv *db, const fkv_backup_options *given,
                             struct backup_options *options)
 {
-    if (!db)
-        return say(db, FKV_INVALID, "the handle is NULL");
-    if (!*db->alive)
-        return say(db, FKV_FORKED, "the store was opened before fork()");
+    enum fkv_error error = check_alive(db);
+    if (error)
+        return error;
     if (rcu_read_ongoing())
         return say(db, FKV_INVALID, "a backup is not to be made inside a read section");
     return said(db, take_options(given, options));
