@@ -21,8 +21,7 @@ size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind
         memcpy(to + RECORD_HEADER_BYTES, key, key_bytes);
     if (value_bytes)
         memcpy(to + RECORD_HEADER_BYTES + key_bytes, value, value_bytes);
-    header.checksum = record_checksum(to, bytes, seed) ^ place;
-    memcpy(to, &header.checksum, sizeof header.checksum);
+    record_seal(to, seed, place);
     return bytes;
 }
 
@@ -30,7 +29,7 @@ void record_seal(uint8_t *record, uint64_t seed, uint32_t place)
 {
     struct format_record header = record_header(record);
     size_t bytes = record_bytes(header.key_bytes, header.value_bytes);
-    uint32_t checksum = contents_checksum(record, bytes, seed) ^ place;
+    uint32_t checksum = record_checksum(record, bytes, seed) ^ place;
     memcpy(record, &checksum, sizeof checksum);
 }
 
