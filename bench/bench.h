@@ -49,8 +49,14 @@ extern const struct workload workload_sizes;
 extern const struct workload workload_threads;
 extern const struct workload workload_scale;
 extern const struct workload workload_limited;
+extern const struct workload workload_cold;
 extern const struct workload workload_bulk;
 extern const struct workload workload_check;
+
+/* Call `measure` in a child in a control group that allows so much memory, page cache included;
+ * where that is not allowed, say so, and return 0 without it. */
+int bench_in_group(const struct bench *bench, uint64_t memory,
+                   int (*measure)(const struct bench *));
 
 /* What travels through the pipe. */
 struct message {

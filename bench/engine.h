@@ -33,6 +33,16 @@ enum engine_result {
 /* An open store; each engine's file has its own definition. */
 struct store;
 
+/* One of several gets. */
+struct engine_get {
+    const void *key;
+    size_t key_bytes;
+    void *buffer;
+    size_t buffer_bytes;
+    size_t value_bytes;
+    enum engine_result result;
+};
+
 struct engine {
     const char *name;
     const char *about;            /* one line for people: settings, peculiarities */
@@ -54,6 +64,9 @@ struct engine {
 
     /* Each of the following may be NULL: nothing to be done, or not known. */
 
+    /* All these gets, `depth` of them under way at a time, by the engine's own means for that. */
+    enum engine_result (*get_deep)(struct store *store, struct engine_get *gets, size_t count,
+                                   unsigned depth);
     enum engine_result (*put_sync)(struct store *store, const void *key, size_t key_bytes,
                                    const void *value, size_t value_bytes);
     /* Put into the batch that is open, or begin one; and commit it, durably. Not `ordinary`: by

@@ -48,6 +48,11 @@ static struct store *engine_open_log(const char *directory)
     return open_with(directory, 0, UINT64_C(2) << 30);
 }
 
+static struct store *engine_open_calls(const char *directory)
+{
+    return open_with(directory, FKV_READ_WITHOUT_MAPPING, 0);
+}
+
 static struct store *engine_open_inline(const char *directory)
 {
     return open_with(directory, FKV_NO_THREAD, 0);
@@ -95,6 +100,38 @@ static enum engine_result engine_get(struct store *store, const void *key, size_
     if (error == FKV_OK)
         return ENGINE_OK;
     return error == FKV_NOT_FOUND ? ENGINE_NOT_FOUND : failed("fkv_get", error, store->db);
+}
+
+/* A window of asynchronous gets: whenever some are over, as many are begun. */
+static enum engine_result engine_get_deep(struct store *store, struct engine_get *gets,
+                                          size_t count, unsigned depth)
+{
+    enum { AT_ONCE = 64 };
+    fkv_completion done[AT_ONCE];
+    fkv_async *async;
+    enum fkv_error error = fkv_async_open(store->db, depth, &async);
+    if (error != FKV_OK)
+        return failed("fkv_async_open", error, store->db);
+    size_t begun = 0, over = 0, open = 0;
+    while (error == FKV_OK && over < count) {
+        for (; error == FKV_OK && begun < count && open < depth; begun++, open++)
+            error = fkv_async_get(async, gets[begun].key, gets[begun].key_bytes, gets[begun].buffer,
+                                  gets[begun].buffer_bytes, &gets[begun]);
+        size_t given = 0;
+        if (error == FKV_OK)
+            error = fkv_async_wait(async, 1, done, AT_ONCE, &given);
+        for (size_t i = 0; i < given; i++) {
+            struct engine_get *get = done[i].tag;
+            get->value_bytes = done[i].value_bytes;
+            get->result = done[i].error == FKV_OK          ? ENGINE_OK
+                          : done[i].error == FKV_NOT_FOUND ? ENGINE_NOT_FOUND
+                                                           : ENGINE_ERROR;
+        }
+        open -= given;
+        over += given;
+    }
+    fkv_async_close(async);
+    return error == FKV_OK ? ENGINE_OK : failed("an asynchronous get", error, store->db);
 }
 
 static enum engine_result engine_exists(struct store *store, const void *key, size_t key_bytes)
@@ -194,6 +231,7 @@ static bool engine_is_log(const char *file_name)
         .batch_commit = engine_batch_commit,       \
         .written_bytes = engine_written_bytes,     \
         .get = engine_get,                         \
+        .get_deep = engine_get_deep,               \
         .exists = engine_exists,                   \
         .delete = engine_delete,                   \
         .flush = engine_flush,                     \
@@ -208,3 +246,5 @@ FKV_ENGINE(engine_fkv_log, "fkv-log", "a log of 2 GiB: fewer checkpoints, longer
            engine_open_log)
 FKV_ENGINE(engine_fkv_inline, "fkv-inline", "FKV_NO_THREAD: all work is done inside the calls",
            engine_open_inline)
+FKV_ENGINE(engine_fkv_calls, "fkv-calls",
+           "FKV_READ_WITHOUT_MAPPING: what is in the file is read by calls", engine_open_calls)

@@ -28,6 +28,7 @@
 
 struct store {
     rocksdb_t *db;
+    rocksdb_column_family_handle_t *family; /* the only one; MultiGet wants it */
     rocksdb_options_t *options;
     rocksdb_readoptions_t *reading;
     rocksdb_writeoptions_t *writing, *syncing;
@@ -49,7 +50,11 @@ static struct store *open_with(const char *directory, rocksdb_options_t *options
 {
     char *error = NULL;
     rocksdb_options_set_create_if_missing(options, 1);
-    rocksdb_t *db = rocksdb_open(options, directory, &error);
+    const char *name = "default";
+    const rocksdb_options_t *same = options;
+    rocksdb_column_family_handle_t *family;
+    rocksdb_t *db =
+        rocksdb_open_column_families(options, directory, 1, &name, &same, &family, &error);
     if (error != NULL) {
         failed("open", error);
         rocksdb_options_destroy(options);
@@ -57,6 +62,7 @@ static struct store *open_with(const char *directory, rocksdb_options_t *options
     }
     struct store *store = need_memory(1, sizeof *store);
     store->db = db;
+    store->family = family;
     store->options = options;
     store->reading = rocksdb_readoptions_create();
     store->writing = rocksdb_writeoptions_create();
@@ -124,6 +130,7 @@ static struct store *open_plain(const char *directory)
 
 static enum engine_result engine_close(struct store *store)
 {
+    rocksdb_column_family_handle_destroy(store->family);
     rocksdb_close(store->db);
     rocksdb_readoptions_destroy(store->reading);
     rocksdb_writeoptions_destroy(store->writing);
@@ -216,6 +223,40 @@ static enum engine_result engine_get(struct store *store, const void *key, size_
         result = ENGINE_OK;
     }
     rocksdb_pinnableslice_destroy(pinned);
+    return result;
+}
+
+/* MultiGet, `depth` keys a call. */
+static enum engine_result engine_get_deep(struct store *store, struct engine_get *gets,
+                                          size_t count, unsigned depth)
+{
+    enum { DEPTH_MAX = 128 };
+    const char *keys[DEPTH_MAX];
+    size_t key_bytes[DEPTH_MAX];
+    rocksdb_pinnableslice_t *pinned[DEPTH_MAX];
+    char *errors[DEPTH_MAX];
+    enum engine_result result = ENGINE_OK;
+    if (depth > DEPTH_MAX)
+        depth = DEPTH_MAX;
+    for (size_t at = 0; result == ENGINE_OK && at < count; at += depth) {
+        size_t n = count - at < depth ? count - at : depth;
+        for (size_t i = 0; i < n; i++) {
+            keys[i] = gets[at + i].key;
+            key_bytes[i] = gets[at + i].key_bytes;
+        }
+        rocksdb_batched_multi_get_cf(store->db, store->reading, store->family, n, keys, key_bytes,
+                                     pinned, errors, false);
+        for (size_t i = 0; i < n; i++) {
+            struct engine_get *get = &gets[at + i];
+            get->result = pinned[i] ? ENGINE_OK : ENGINE_NOT_FOUND;
+            if (errors[i])
+                result = get->result = failed("multi_get", errors[i]);
+            else if (pinned[i])
+                memcpy(get->buffer, rocksdb_pinnableslice_value(pinned[i], &get->value_bytes),
+                       get->value_bytes); /* the caller has room for the longest there is */
+            rocksdb_pinnableslice_destroy(pinned[i]);
+        }
+    }
     return result;
 }
 
@@ -314,6 +355,7 @@ static const char *engine_version(void)
         .batch_put = engine_batch_put,                                 \
         .batch_commit = engine_batch_commit,                           \
         .get = engine_get,                                             \
+        .get_deep = engine_get_deep,                                   \
         .exists = engine_exists,                                       \
         .delete = engine_delete,                                       \
         .rest = engine_rest,                                           \

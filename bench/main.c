@@ -1,5 +1,6 @@
 /* Arguments, the plan, and the children that carry it out. bench.h says how things fit together. */
 #include "bench.h"
+#include "cgroup.h"
 #include "disk.h"
 #include "report.h"
 #include "util.h"
@@ -18,8 +19,9 @@
 
 /* Ends with NULL. */
 static const struct workload *const workloads[] = {
-    &workload_seed,    &workload_sizes, &workload_scale, &workload_limited,
-    &workload_threads, &workload_bulk,  &workload_check, NULL,
+    &workload_seed,    &workload_sizes,   &workload_scale,
+    &workload_limited, &workload_threads, &workload_cold,
+    &workload_bulk,    &workload_check,   NULL,
 };
 
 struct plan {
@@ -61,6 +63,35 @@ void bench_progress(const struct bench *bench, const char *what, uint64_t done, 
     message.value = total == 0 ? 1 : (double)done / (double)total;
     snprintf(message.name, sizeof message.name, "%s", what);
     send_message(bench, &message);
+}
+
+int bench_in_group(const struct bench *bench, uint64_t memory, int (*measure)(const struct bench *))
+{
+    struct cgroup group;
+    char why[1200];
+    int status = 0;
+    if (!cgroup_make(&group, memory, why, sizeof why)) {
+        complain("skipped: %s", why);
+        return 0;
+    }
+    bench_metric(bench, "memory_allowed", (double)memory, "bytes");
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (!cgroup_enter(&group))
+            die("cannot enter %s: %s", group.path, strerror(errno));
+        exit(measure(bench));
+    }
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
+        continue;
+    bench_metric(bench, "memory_peak", (double)cgroup_peak_bytes(&group), "bytes");
+    cgroup_remove(&group);
+    if (child < 0 || !WIFEXITED(status)) {
+        complain("%s: killed, for want of memory most likely", bench->engine->name);
+        return 1;
+    }
+    return WEXITSTATUS(status);
 }
 
 /* ---------------------------------------------------------------- the parent's side */

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -397,4 +399,22 @@ void run_send_index_bytes(struct run *run)
         bench_metric(run->bench, "index_bytes_per_key",
                      (double)run->engine->index_bytes(run->store) / (double)run->data.keys,
                      "bytes");
+}
+
+uint64_t run_device_reads(const struct run *run)
+{
+    struct stat status;
+    char path[64];
+    unsigned long long reads = 0;
+    if (stat(run->directory, &status) != 0)
+        return 0;
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/stat", major(status.st_dev),
+             minor(status.st_dev));
+    FILE *file = fopen(path, "re");
+    if (file != NULL) {
+        if (fscanf(file, "%llu", &reads) != 1)
+            reads = 0;
+        fclose(file);
+    }
+    return reads;
 }

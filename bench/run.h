@@ -68,4 +68,7 @@ void run_prepare_reads(struct run *run);
 double run_space_amp(struct run *run);
 void run_send_index_bytes(struct run *run);
 
+/* Reads that the block device under the store has served, anybody's: for a quiet machine. */
+uint64_t run_device_reads(const struct run *run);
+
 #endif

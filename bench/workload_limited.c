@@ -12,19 +12,11 @@
  * fetched from or sent to the device, for this process alone), and how many reads the block device
  * under the directory served (which counts everybody's: run it on a quiet machine).
  */
-#include "cgroup.h"
 #include "run.h"
 #include "util.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 struct io {
     uint64_t read_bytes, write_bytes; /* this process */
@@ -46,15 +38,9 @@ static uint64_t read_field(const char *path, const char *name)
 
 static struct io io_now(const struct run *run)
 {
-    struct stat status;
     struct io io = {.read_bytes = read_field("/proc/self/io", "read_bytes:"),
-                    .write_bytes = read_field("/proc/self/io", "write_bytes:")};
-    if (stat(run->directory, &status) == 0) {
-        char path[64];
-        snprintf(path, sizeof path, "/sys/dev/block/%u:%u/stat", major(status.st_dev),
-                 minor(status.st_dev));
-        io.device_reads = read_field(path, "");
-    }
+                    .write_bytes = read_field("/proc/self/io", "write_bytes:"),
+                    .device_reads = run_device_reads(run)};
     return io;
 }
 
@@ -117,41 +103,12 @@ static int measure(const struct bench *bench)
     return wrong != 0;
 }
 
-static uint64_t memory_of(const struct bench *bench)
-{
-    if (bench->settings->memory != 0)
-        return bench->settings->memory;
-    return bench->keys * 519 / 4; /* 6.5 bytes of key, 512 of value */
-}
-
 static int run_limited(const struct bench *bench)
 {
-    struct cgroup group;
-    char why[1200];
-    uint64_t memory = memory_of(bench);
-    int status = 0;
-    if (!cgroup_make(&group, memory, why, sizeof why)) {
-        complain("limited: skipped: %s", why);
-        return 0;
-    }
-    bench_metric(bench, "memory_allowed", (double)memory, "bytes");
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (!cgroup_enter(&group))
-            die("limited: cannot enter %s: %s", group.path, strerror(errno));
-        exit(measure(bench));
-    }
-    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
-        continue;
-    bench_metric(bench, "memory_peak", (double)cgroup_peak_bytes(&group), "bytes");
-    cgroup_remove(&group);
-    if (child < 0 || !WIFEXITED(status)) {
-        complain("%s: killed, for want of memory most likely", bench->engine->name);
-        return 1;
-    }
-    return WEXITSTATUS(status);
+    uint64_t memory = bench->settings->memory;
+    if (memory == 0)
+        memory = bench->keys * 519 / 4; /* 6.5 bytes of key, 512 of value */
+    return bench_in_group(bench, memory, measure);
 }
 
 const struct workload workload_limited = {

@@ -493,8 +493,12 @@ FKV_API enum fkv_error fkv_backup_fd(fkv *db, int fd, const fkv_backup_options *
  * through io_uring, so the disk has many to work on; where liburing or the kernel's permission is
  * missing, the system is asked to read ahead, and the reads are made in fkv_async_wait. No thread
  * is started. What is in memory is answered by fkv_async_get itself; so are values in several
- * pieces (see fkv_borrow), which are read there and then. Stores read in a mapping (see
- * FKV_READ_WITHOUT_MAPPING) count as in memory.
+ * pieces (see fkv_borrow), which are read there and then. Where the system does not say what is in
+ * its page cache (Linux before 6.5), stores read in a mapping count as in memory.
+ *
+ * While the file is larger than the memory that the process may use, most of the reads go past the
+ * page cache (O_DIRECT), where the file system allows it: that costs the processor half as much.
+ * Every sixteenth fills the cache, so that records which are asked for often are found there.
  *
  *     fkv_async *async;
  *     fkv_async_open(db, 32, &async);
@@ -537,15 +541,17 @@ FKV_API enum fkv_error fkv_async_get(fkv_async *async, const void *key, size_t k
 FKV_API enum fkv_error fkv_async_submit(fkv_async *async);
 
 /*
- * Take up to `room` completions; *count receives how many. With `wait` not 0, wait for at least one
- * if any get is open. fkv_error_detail of the store has more about the get that failed last. After
- * the store was closed, the rest can still be taken. Errors: FKV_INVALID, FKV_IO, FKV_FORKED.
+ * Take up to `room` completions; *count receives how many: of reads, at most a quarter of the depth
+ * at a time, so that the disk works while the program does. With `wait` not 0, wait for at least
+ * one if any get is open. fkv_error_detail of the store has more about the get that failed last.
+ * After the store was closed, the rest can still be taken. Errors: FKV_INVALID, FKV_IO, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion *completions,
                                       size_t room, size_t *count);
 
 /* A descriptor, the queue's own, that is readable when fkv_async_wait has something to do. For
- * poll, epoll and the like; not to be read or closed. */
+ * poll, epoll and the like; not to be read or closed. A queue that was asked for it has to signal
+ * from then on, so do not ask without need. -1 if it cannot be had. */
 FKV_API int fkv_async_fd(const fkv_async *async);
 
 /* Waits for reads under way, drops all else, and frees the queue; also after the store was closed.

@@ -21,6 +21,9 @@ struct request {
     uint64_t entry, sequence; /* of the record being read */
     uint8_t *room;            /* what it is read into; kept */
     size_t room_bytes;
+    const uint8_t *record; /* where in it the record will be */
+    size_t read_bytes;
+    bool direct; /* it is read past the page cache */
     enum fkv_error error;
     size_t value_bytes;
 };
@@ -34,6 +37,15 @@ struct fkv_async {
     struct fkv_async *next, *previous; /* among the store's */
     struct os_queue *queue;            /* NULL: there is none */
     int event_fd;
+    bool signals; /* the caller has asked for event_fd */
+    bool more;    /* reads may be over that were not taken */
+    /*
+     * Reads are begun, and taken, at most a quarter of `depth` at a time. A device that is given
+     * all that it may have at once tends to answer all at once, and then waits while the answers
+     * are looked at: it and the processor would take turns.
+     */
+    uint32_t lot, added; /* added to `queue` and not begun yet */
+    uint64_t reads;
     uint32_t depth, reading; /* requests that may be open; reads in `queue` */
     struct request *requests;
     struct request_list free, waiting, done; /* waiting: to be read without a queue */
@@ -60,7 +72,7 @@ static struct request *pop(struct request_list *list)
 static void notify(const struct fkv_async *async)
 {
     const uint64_t one = 1;
-    if (write(async->event_fd, &one, sizeof one) < 0)
+    if (async->signals && write(async->event_fd, &one, sizeof one) < 0)
         return; /* it is readable already */
 }
 
@@ -106,13 +118,18 @@ enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
         error_claim(db->id);
         return error;
     }
-    *async =
-        (struct fkv_async){.db = db, .event_fd = event_fd, .depth = depth, .requests = requests};
+    *async = (struct fkv_async){.db = db,
+                                .event_fd = event_fd,
+                                .depth = depth,
+                                .lot = depth < 4 ? 1 : depth / 4,
+                                .requests = requests};
     for (unsigned i = 0; i < depth; i++)
         push(&async->free, &requests[i]);
-    if (db->os->ops->queue_open && db->os->ops->queue_open(db->os, depth, event_fd, &async->queue))
+    if (db->os->ops->queue_open && db->os->ops->queue_open(db->os, depth, -1, &async->queue))
         async->queue = NULL;
     pthread_mutex_lock(&db->writer);
+    if (async->queue)
+        fetch_open_direct(db);
     async->next = db->asyncs;
     if (async->next)
         async->next->previous = async;
@@ -183,9 +200,23 @@ void fkv_async_close(fkv_async *async)
     memory_free(async);
 }
 
+/* From now on the kernel says when a read is over, which costs it something each time. */
+static bool begin_to_signal(struct fkv_async *async)
+{
+    if (async->db && async->queue &&
+        async->db->os->ops->queue_signal(async->queue, async->event_fd))
+        return false;
+    async->signals = true;
+    if (!async->db || async->done.head || async->waiting.head || async->reading)
+        notify(async); /* some may be over already */
+    return true;
+}
+
 int fkv_async_fd(const fkv_async *async)
 {
-    return async ? async->event_fd : -1;
+    if (!async || (!async->signals && !begin_to_signal((struct fkv_async *)async)))
+        return -1;
+    return async->event_fd;
 }
 
 /* ---------------------------------------------------------------- requests */
@@ -204,45 +235,76 @@ static void answer(struct fkv_async *async, struct request *request)
         read_value(async->db, &key, request->buffer, request->buffer_bytes, &request->value_bytes));
 }
 
-/* Is this a record of one piece, without an address? */
+/* Is this a record of one piece, in the file? */
 static bool is_to_be_read(struct fkv *db, struct request *request)
 {
     uint64_t sector = entry_address(request->entry) / SECTOR_CELLS;
     uint64_t end = entry_address(request->entry) % SECTOR_CELLS + entry_cells(request->entry);
     if (request->entry & ENTRY_LARGE || end > SECTOR_CELLS ||
-        sector * sizeof(struct sector_view) >= db->sectors.views.backed_bytes ||
-        sector_base(&db->sectors, (uint32_t)sector))
+        sector * sizeof(struct sector_view) >= db->sectors.views.backed_bytes)
+        return false;
+    const uint8_t *base = sector_base(&db->sectors, (uint32_t)sector);
+    if (base && (!db->os->ops->cached || base != sectors_mapped(&db->sectors, (uint32_t)sector)))
         return false;
     request->sequence =
         __atomic_load_n(&sector_view(&db->sectors, (uint32_t)sector)->sequence, __ATOMIC_RELAXED);
     return request->sequence != 0;
 }
 
-static bool make_room(struct request *request, size_t bytes)
+/* Room for so many bytes at a multiple of `block`, a power of 2. */
+static uint8_t *make_room(struct request *request, size_t bytes, size_t block)
 {
-    if (bytes <= request->room_bytes)
-        return true;
-    uint8_t *room = memory_resize(request->room, bytes);
-    if (!room)
+    size_t wanted = bytes + block;
+    if (wanted > request->room_bytes) {
+        uint8_t *room = memory_buffer(wanted);
+        if (!room)
+            return NULL;
+        memory_free(request->room);
+        request->room = room;
+        request->room_bytes = wanted;
+    }
+    return (uint8_t *)round_up((uintptr_t)request->room, block);
+}
+
+/* Add a read to the queue: of the record, or of the whole blocks that it is in. */
+static bool queue_read(struct fkv_async *async, struct request *request, uint64_t offset,
+                       size_t bytes)
+{
+    struct fkv *db = async->db;
+    size_t block = request->direct ? db->direct_block_bytes : 1;
+    uint64_t begin = offset / block * block;
+    request->read_bytes = round_up(offset + bytes, block) - begin;
+    uint8_t *room = make_room(request, request->read_bytes, block);
+    if (!room || db->os->ops->queue_read(async->queue, request->direct ? db->direct : db->file,
+                                         room, request->read_bytes, begin, request))
         return false;
-    request->room = room;
-    request->room_bytes = bytes;
+    request->record = room + (offset - begin);
     return true;
 }
 
-/* Begin to read, or answer at once what cannot be. Inside a read section. */
+static int begin_added(struct fkv_async *async)
+{
+    async->added = 0;
+    return async->db->os->ops->queue_submit(async->queue);
+}
+
+/* Begin to read, or answer at once what is in memory or cannot be. Inside a read section. */
 static void begin_read(struct fkv_async *async, struct request *request)
 {
     struct fkv *db = async->db;
-    const struct os_ops *ops = db->os->ops;
     size_t bytes = (size_t)entry_cells(request->entry) * CELL_BYTES;
     uint64_t offset = entry_address(request->entry) * CELL_BYTES;
-    if (!async->queue) {
-        ops->read_ahead(db->file, offset, bytes);
+    enum fetch_way way = fetch_way(db, offset, bytes, async->reads++);
+    request->direct = way == FETCH_DIRECT;
+    if (way == FETCH_NOW) {
+        answer(async, request);
+    } else if (!async->queue) {
+        db->os->ops->read_ahead(db->file, offset, bytes);
         push(&async->waiting, request);
-    } else if (make_room(request, bytes) &&
-               !ops->queue_read(async->queue, db->file, request->room, bytes, offset, request)) {
+    } else if (queue_read(async, request, offset, bytes)) {
         async->reading++;
+        if (++async->added >= async->lot)
+            (void)begin_added(async); /* who waits for reads tries again, and says what is wrong */
     } else {
         answer(async, request);
     }
@@ -314,8 +376,8 @@ static void complete(struct fkv_async *async, struct request *request, int64_t r
     bool same = read_entry(db, request->hash, &now) == FKV_OK && now == request->entry &&
                 __atomic_load_n(&sector_view(&db->sectors, sector)->sequence, __ATOMIC_RELAXED) ==
                     request->sequence;
-    size_t bytes = (size_t)entry_cells(request->entry) * CELL_BYTES;
-    if (!same || (result >= 0 && (size_t)result != bytes)) {
+    bool whole = result >= 0 && (size_t)result == request->read_bytes;
+    if (!same || (result >= 0 && !whole) || (!whole && request->direct)) {
         answer(async, request);
         return;
     }
@@ -325,47 +387,65 @@ static void complete(struct fkv_async *async, struct request *request, int64_t r
     }
     bool again;
     enum fkv_error error =
-        read_check(db, request->entry, request->sequence, request->room, key.bytes, key.size);
-    if (error == FKV_NOT_FOUND) { /* another key's: as in read.c */
+        read_check(db, request->entry, request->sequence, request->record, key.bytes, key.size);
+    if (error == FKV_NOT_FOUND || /* another key's: as in read.c */
+        (error && request->direct)) {
         answer(async, request);
         return;
     }
     if (!error)
-        error = read_copy(db, &key, request->entry, request->room, request->buffer,
+        error = read_copy(db, &key, request->entry, request->record, request->buffer,
                           request->buffer_bytes, &request->value_bytes, &again);
     finish(async, request, error);
+}
+
+static enum fkv_error submit(struct fkv_async *async)
+{
+    int status = async->queue && async->reading ? begin_added(async) : 0;
+    return status ? error_os(status, "begin to read", async->db->path) : FKV_OK;
 }
 
 enum fkv_error fkv_async_submit(fkv_async *async)
 {
     enum fkv_error error = check_async(async);
-    int status = 0;
-    if (!error && async->queue && async->reading)
-        status = async->db->os->ops->queue_submit(async->queue);
-    if (status)
-        error = error_os(status, "begin to read", async->db->path);
-    return say(async, error);
+    return say(async, error ? error : submit(async));
 }
 
-/* Take what the system has read; wait for one if nothing else is there. */
-static enum fkv_error reap(struct fkv_async *async, bool wait)
+/* Take up to so many that the system has read; wait for one if nothing else is there. */
+static enum fkv_error reap_queue(struct fkv_async *async, bool wait, size_t most)
+{
+    const struct os_ops *ops = async->db->os->ops;
+    enum fkv_error error = FKV_OK;
+    bool begun = false; /* what was added to the queue */
+    async->more = true;
+    async->added = 0;
+    for (size_t taken = 0; !error && async->reading && taken < most; taken++) {
+        void *tag;
+        int result = ops->queue_reap(async->queue, false, &tag);
+        if (!begun && (tag || !wait || async->done.head))
+            error = submit(async);
+        else if (!tag && wait && !async->done.head)
+            result = ops->queue_reap(async->queue, true, &tag); /* begins them too */
+        begun = true;
+        if (!tag) {
+            async->more = false;
+            if (result)
+                error = error_os(result, "wait for reads of", async->db->path);
+            break;
+        }
+        async->reading--;
+        rcu_read_lock();
+        complete(async, tag, result);
+        rcu_read_unlock();
+    }
+    return error;
+}
+
+static enum fkv_error reap(struct fkv_async *async, bool wait, size_t most)
 {
     struct request *request;
-    if (async->queue) {
-        enum fkv_error error = fkv_async_submit(async);
-        while (!error && async->reading) {
-            void *tag;
-            int result =
-                async->db->os->ops->queue_reap(async->queue, wait && !async->done.head, &tag);
-            if (!tag)
-                return result ? error_os(result, "wait for reads of", async->db->path) : FKV_OK;
-            async->reading--;
-            rcu_read_lock();
-            complete(async, tag, result);
-            rcu_read_unlock();
-        }
-        return error;
-    }
+    if (async->queue)
+        return reap_queue(async, wait, most < async->lot ? most : async->lot);
     while ((request = pop(&async->waiting))) {
         rcu_read_lock();
         answer(async, request);
@@ -380,11 +460,12 @@ enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion *comple
     uint64_t drained;
     if (!async || !completions || !room || !count)
         return say(async, error_set(FKV_INVALID, "no queue, or no place for completions"));
-    if (read(async->event_fd, &drained, sizeof drained) < 0 && errno != EAGAIN && errno != EINTR)
+    if (async->signals && read(async->event_fd, &drained, sizeof drained) < 0 && errno != EAGAIN &&
+        errno != EINTR)
         return say(async, error_os(-errno, "read", "an eventfd"));
     enum fkv_error error = async->db ? check_async(async) : FKV_OK;
     if (!error && async->db)
-        error = reap(async, wait != 0);
+        error = reap(async, wait != 0, room);
     if (error)
         return say(async, error);
     size_t given = 0;
@@ -394,7 +475,7 @@ enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion *comple
             .tag = request->tag, .error = request->error, .value_bytes = request->value_bytes};
         push(&async->free, request);
     }
-    if (async->done.head)
+    if (async->done.head || (async->more && async->reading))
         notify(async);
     *count = given;
     return FKV_OK;

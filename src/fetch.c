@@ -114,18 +114,52 @@ enum fkv_error fetch_sector(struct fkv *db, uint32_t sector, struct sector_room 
 bool fetch_test_by_call;
 #endif
 
+#ifdef FKV_TESTING
+enum fetch_way fetch_test_way;
+#endif
+
+void fetch_open_direct(struct fkv *db)
+{
+    const struct os_ops *ops = db->os->ops;
+    if (db->direct_tried)
+        return; /* who has a queue looks at it without a lock */
+    db->direct_tried = true;
+    if (!ops->cached || !ops->open_direct ||
+        ops->open_direct(db->file, &db->direct, &db->direct_block_bytes))
+        db->direct = NULL;
+}
+
+enum fetch_way fetch_way(const struct fkv *db, uint64_t offset, uint64_t bytes, uint64_t nth)
+{
+    enum { FILLS_THE_CACHE = 16 };
+    const struct os_ops *ops = db->os->ops;
+    enum fetch_way way = FETCH_CACHED;
+#ifdef FKV_TESTING
+    if (fetch_test_way)
+        return fetch_test_way == FETCH_DIRECT && !db->direct ? FETCH_CACHED : fetch_test_way;
+#endif
+    int cached = ops->cached ? ops->cached(db->file, offset, bytes) : -1;
+    if (cached > 0)
+        way = FETCH_NOW;
+    else if (cached == 0 && db->direct && nth % FILLS_THE_CACHE &&
+             atomic_load_explicit(&db->beyond_memory, memory_order_relaxed))
+        way = FETCH_DIRECT;
+    return way;
+}
+
 void fetch_decide(struct fkv *db)
 {
     struct sectors *sectors = &db->sectors;
-    if (sectors->unmapped)
-        return;
     uint64_t memory = db->os->ops->memory(db->os);
 #ifdef FKV_TESTING
     memory = fetch_test_by_call ? 0 : memory;
 #endif
     uint64_t need = (uint64_t)sectors->count * SECTOR_BYTES + store_memory_bytes(db);
-    bool by_call = atomic_load(&sectors->by_call);
+    bool beyond = atomic_load(&db->beyond_memory);
     /* Some way apart, so that a store at the edge does not change its way all the time. */
-    if (by_call ? need < memory / 8 * 7 : need > memory)
-        sectors_read_by_call(sectors, !by_call);
+    if (beyond ? need >= memory / 8 * 7 : need <= memory)
+        return;
+    atomic_store(&db->beyond_memory, !beyond);
+    if (!sectors->unmapped)
+        sectors_read_by_call(sectors, !beyond);
 }

@@ -62,7 +62,21 @@ static inline void sector_room_drop(struct sector_room *room)
  */
 void fetch_decide(struct fkv *db);
 
+/*
+ * How to read a record that is to be read while others are, from the queue of async.c. What is in
+ * the page cache is copied from there at once. Of what is not, reads past the cache cost the
+ * processor half as much, and leave the cache alone; but what is asked for often has to come into
+ * it. So with a file that fits memory all reads fill the cache, and with a larger one every
+ * sixteenth: what is asked for again and again is there before long.
+ */
+enum fetch_way { FETCH_NOW, FETCH_CACHED, FETCH_DIRECT };
+enum fetch_way fetch_way(const struct fkv *db, uint64_t offset, uint64_t bytes, uint64_t nth);
+/* Be ready for FETCH_DIRECT, if the system and the file system can. Writer lock. */
+void fetch_open_direct(struct fkv *db);
+
 #ifdef FKV_TESTING
+/* Records that are in the page cache count as if they were not, and all are read this way. */
+extern enum fetch_way fetch_test_way;
 /* Stores that have a mapping read by calls all the same. FKV_TEST_BY_CALL=1 sets it. */
 extern bool fetch_test_by_call;
 #endif

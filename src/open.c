@@ -780,6 +780,8 @@ static void drop(struct fkv *db)
     if (db->file && db->sectors.ops)
         sectors_drop(&db->sectors);
     pages_drop(&db->pages);
+    if (db->direct)
+        db->os->ops->close(db->direct);
     if (db->file)
         db->os->ops->close(db->file);
     sector_room_drop(&db->collector.room);

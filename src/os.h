@@ -64,13 +64,21 @@ struct os_ops {
     uint64_t (*memory)(struct os *os);
     /* A hint that this range will be read soon. */
     void (*read_ahead)(struct os_file *file, uint64_t offset, uint64_t bytes);
+    /* Is all of this range in the page cache? 1 or 0; NULL, or negative: nobody knows. */
+    int (*cached)(struct os_file *file, uint64_t offset, uint64_t bytes);
+    /* The same file once more, to be read past the page cache, in whole blocks into memory that is
+     * aligned to one. NULL, or negative: there is no such thing. */
+    int (*open_direct)(struct os_file *file, struct os_file **direct, uint32_t *block_bytes);
     /*
      * Reads that are under way at the same time, up to `depth`; NULL, or -ENOSYS from queue_open:
      * there is no such thing. queue_read adds one, which queue_submit begins; queue_reap takes the
      * result of one that is over (bytes read, or negative), and its tag: NULL if there is none yet
-     * and `wait` is false, or if waiting failed. event_fd is written to when one is over.
+     * and `wait` is false, or if waiting failed. With `wait` it begins those that were added, too:
+     * one system call for both. event_fd, unless negative, is written to when one is over;
+     * queue_signal says so later.
      */
     int (*queue_open)(struct os *os, unsigned depth, int event_fd, struct os_queue **queue);
+    int (*queue_signal)(struct os_queue *queue, int event_fd);
     void (*queue_close)(struct os_queue *queue);
     int (*queue_read)(struct os_queue *queue, struct os_file *file, void *buffer, size_t bytes,
                       uint64_t offset, void *tag);

@@ -35,6 +35,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* Linux 5.14; C libraries that are older than their kernel lack the names. */
@@ -243,6 +244,61 @@ int os_posix_descriptor(const struct os_file *file)
     return file->fd;
 }
 
+/* cachestat, of Linux 6.5; C libraries have no function for it yet. */
+static int posix_cached(struct os_file *file, uint64_t offset, uint64_t bytes)
+{
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* on every architecture */
+#endif
+    struct {
+        uint64_t offset, bytes;
+    } range = {offset, bytes};
+    struct {
+        uint64_t cached, dirty, writeback, evicted, recently_evicted;
+    } pages;
+    if (syscall(SYS_cachestat, file->fd, &range, &pages, 0) != 0)
+        return -errno;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    return pages.cached >= (offset + bytes - 1) / page - offset / page + 1;
+}
+
+/* The block that direct reads want, as the file system says; 0: it has none, or does not say. */
+static uint32_t direct_block_bytes(int fd)
+{
+#ifdef STATX_DIOALIGN
+    struct statx status;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
+        (status.stx_mask & STATX_DIOALIGN))
+        return status.stx_dio_offset_align > status.stx_dio_mem_align ? status.stx_dio_offset_align
+                                                                      : status.stx_dio_mem_align;
+#else
+    (void)fd;
+#endif
+    return 0;
+}
+
+/* Through the descriptor, since the path may have come to be another file's. */
+static int posix_open_direct(struct os_file *file, struct os_file **direct, uint32_t *block_bytes)
+{
+    char path[40];
+    *block_bytes = direct_block_bytes(file->fd);
+    if (!*block_bytes)
+        return -EOPNOTSUPP;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
+    int fd;
+    RETRY(fd, calls.open(path, O_RDONLY | O_DIRECT | O_CLOEXEC, 0));
+    if (fd < 0 || (fd = lift_descriptor(fd)) < 0)
+        return -errno;
+    struct os_file *opened = memory_new(sizeof *opened);
+    if (!opened) {
+        calls.close(fd);
+        return -ENOMEM;
+    }
+    opened->fd = fd;
+    *direct = opened;
+    return 0;
+}
+
 static int posix_sync(struct os_file *file)
 {
     int result;
@@ -435,7 +491,10 @@ static const struct os_ops posix_ops = {
     .populate = posix_populate,
     .memory = os_posix_memory,
     .read_ahead = posix_read_ahead,
+    .cached = posix_cached,
+    .open_direct = posix_open_direct,
     .queue_open = os_posix_queue_open,
+    .queue_signal = os_posix_queue_signal,
     .queue_close = os_posix_queue_close,
     .queue_read = os_posix_queue_read,
     .queue_submit = os_posix_queue_submit,

@@ -44,6 +44,7 @@ struct os_file;
 struct os_queue;
 int os_posix_descriptor(const struct os_file *file);
 int os_posix_queue_open(struct os *os, unsigned depth, int event_fd, struct os_queue **queue);
+int os_posix_queue_signal(struct os_queue *queue, int event_fd);
 void os_posix_queue_close(struct os_queue *queue);
 int os_posix_queue_read(struct os_queue *queue, struct os_file *file, void *buffer, size_t bytes,
                         uint64_t offset, void *tag);

@@ -19,24 +19,39 @@ struct os_queue {
     struct io_uring ring;
 };
 
+/* Work of the kernel for this ring is done when a thread enters it anyway: nobody is interrupted.
+ * The ring may be used by one thread after another, so IORING_SETUP_SINGLE_ISSUER is not for it. */
+static int make_ring(unsigned depth, struct io_uring *ring)
+{
+#if defined(IORING_SETUP_COOP_TASKRUN) && defined(IORING_SETUP_TASKRUN_FLAG)
+    if (io_uring_queue_init(depth, ring, IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG) ==
+        0)
+        return 0;
+#endif
+    return io_uring_queue_init(depth, ring, 0);
+}
+
 int os_posix_queue_open(struct os *os, unsigned depth, int event_fd, struct os_queue **queue)
 {
     (void)os;
     struct os_queue *made = memory_new(sizeof *made);
     if (!made)
         return -ENOMEM;
-    int status = io_uring_queue_init(depth, &made->ring, 0);
-    if (status) {
+    if (make_ring(depth, &made->ring)) {
         memory_free(made);
         return -ENOSYS;
     }
-    if ((status = io_uring_register_eventfd(&made->ring, event_fd))) {
-        io_uring_queue_exit(&made->ring);
-        memory_free(made);
+    if (event_fd >= 0 && os_posix_queue_signal(made, event_fd)) {
+        os_posix_queue_close(made);
         return -ENOSYS;
     }
     *queue = made;
     return 0;
+}
+
+int os_posix_queue_signal(struct os_queue *queue, int event_fd)
+{
+    return io_uring_register_eventfd(&queue->ring, event_fd);
 }
 
 void os_posix_queue_close(struct os_queue *queue)
@@ -69,13 +84,17 @@ int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
 {
     struct io_uring_cqe *done = NULL;
     int result;
-    do {
-        result =
-            wait ? io_uring_wait_cqe(&queue->ring, &done) : io_uring_peek_cqe(&queue->ring, &done);
-    } while (result == -EINTR);
     *tag = NULL;
+    for (;;) {
+        result = io_uring_peek_cqe(&queue->ring, &done);
+        if (result == 0 || !wait || (result != -EAGAIN && result != -EINTR))
+            break;
+        result = io_uring_submit_and_wait(&queue->ring, 1);
+        if (result < 0 && result != -EINTR)
+            return result;
+    }
     if (result)
-        return result == -EAGAIN ? 0 : result;
+        return result == -EAGAIN || result == -EINTR ? 0 : result;
     *tag = io_uring_cqe_get_data(done);
     result = done->res;
     io_uring_cqe_seen(&queue->ring, done);
@@ -90,6 +109,13 @@ int os_posix_queue_open(struct os *os, unsigned depth, int event_fd, struct os_q
     (void)depth;
     (void)event_fd;
     (void)queue;
+    return -ENOSYS;
+}
+
+int os_posix_queue_signal(struct os_queue *queue, int event_fd)
+{
+    (void)queue;
+    (void)event_fd;
     return -ENOSYS;
 }
 

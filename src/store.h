@@ -131,6 +131,11 @@ struct fkv {
     uint64_t id; /* of this handle, in this process */
     struct os *os;
     struct os_file *file, *log_file;
+    struct os_file *direct; /* the file again, read past the page cache; NULL: cannot be, or is not
+                             * wanted. Memory and places are multiples of a block there */
+    uint32_t direct_block_bytes;
+    bool direct_tried;
+    _Atomic bool beyond_memory; /* the file is larger than the memory that may be used */
     char *path, *log_path;
     uint32_t flags;
     bool read_only, threads, verify, digest;

@@ -1,6 +1,7 @@
 /*
- * test_async.c: asynchronous gets: over the system's files, where io_uring reads them, and over the
- * simulated disk, which has no queue, so that they are read while the caller waits.
+ * test_async.c: asynchronous gets: over the system's files, where io_uring reads them, through the
+ * page cache and past it, and over the simulated disk, which has no queue, so that they are read
+ * while the caller waits.
  */
 #define _GNU_SOURCE
 #include "support.h"
@@ -9,6 +10,7 @@
 #include <poll.h>
 #include <stdio.h>
 
+#include "fetch.h"
 #include "fkv.h"
 #include "os_sim.h"
 #include "store.h"
@@ -18,6 +20,7 @@ enum { KEYS = 4000, DEPTH = 32, ROOM = 300000 };
 struct world {
     struct os_sim *sim; /* NULL: the system's files */
     struct fkv *db;
+    unsigned flags;
     uint32_t version[KEYS]; /* 0: no key */
     uint8_t *buffers, *value;
 };
@@ -45,16 +48,17 @@ static void world_open(struct world *world)
 {
     fkv_options options;
     fkv_options_init(&options);
-    options.flags = FKV_READ_WITHOUT_MAPPING | FKV_NO_THREAD;
+    options.flags = world->flags | FKV_NO_THREAD;
     struct os *os = world->sim ? os_sim_os(world->sim) : os_posix();
     const char *path = world->sim ? "store" : support_path("async.fkv");
     assert_ok(store_open(os, path, &options, &world->db));
 }
 
 /* All keys but every fifth, in the file. */
-static struct world *world_new(bool simulated)
+static struct world *world_new_with(bool simulated, unsigned flags)
 {
     struct world *world = test_calloc(1, sizeof *world);
+    world->flags = flags;
     world->sim = simulated ? os_sim_new(NULL) : NULL;
     world->buffers = test_malloc((size_t)DEPTH * ROOM);
     world->value = test_malloc(ROOM);
@@ -63,6 +67,11 @@ static struct world *world_new(bool simulated)
         if (key % 5)
             put(world, key, 1);
     return world;
+}
+
+static struct world *world_new(bool simulated)
+{
+    return world_new_with(simulated, FKV_READ_WITHOUT_MAPPING);
 }
 
 static void world_end(struct world *world)
@@ -155,9 +164,9 @@ static void gets(struct world *world, uint32_t count, bool changes, bool by_poll
     fkv_async_close(async);
 }
 
-static void everything(bool simulated)
+static void everything(bool simulated, unsigned flags)
 {
-    struct world *world = world_new(simulated);
+    struct world *world = world_new_with(simulated, flags);
     gets(world, 3 * KEYS, false, false);
     gets(world, KEYS, false, true);
     gets(world, 4 * KEYS, true, false);
@@ -165,16 +174,57 @@ static void everything(bool simulated)
     world_end(world);
 }
 
+/* As the library finds best; all through the queue; all through it and past the page cache. */
 static void test_system(void **state)
 {
     (void)state;
-    everything(false);
+    for (int way = FETCH_NOW; way <= FETCH_DIRECT; way++) {
+        fetch_test_way = (enum fetch_way)way;
+        everything(false, FKV_READ_WITHOUT_MAPPING);
+        everything(false, 0);
+    }
+    fetch_test_way = FETCH_NOW;
 }
 
 static void test_simulated(void **state)
 {
     (void)state;
-    everything(true);
+    everything(true, FKV_READ_WITHOUT_MAPPING);
+}
+
+/* Records that are not in the page cache are read by the queue, those of a store with a mapping
+ * too; what a queue reads past the cache does not come into it. */
+static void test_way(void **state)
+{
+    (void)state;
+    struct world *world = world_new_with(false, 0);
+    const struct os_ops *ops = world->db->os->ops;
+    assert_ok(fkv_checkpoint(world->db));
+    fkv_async *async;
+    assert_ok(fkv_async_open(world->db, DEPTH, &async));
+    if (ops->cached(world->db->file, 0, 1) < 0) {
+        print_message("skipped: the system does not say what is in the page cache\n");
+    } else {
+        uint8_t page[PAGE_BYTES];
+        bool now = false; /* the system may take any page back at any time */
+        for (int i = 0; !now && i < 1000; i++) {
+            assert_int_equal(ops->read(world->db->file, page, sizeof page, 0), 0);
+            now = fetch_way(world->db, 0, sizeof page, 1) == FETCH_NOW;
+        }
+        assert_true(now);
+        assert_int_equal(ops->cached(world->db->file, UINT64_C(1) << 40, 1 << 20), 0);
+        assert_int_equal(fetch_way(world->db, UINT64_C(1) << 40, 1, 1), FETCH_CACHED);
+        world->db->beyond_memory = true;
+        uint32_t direct = 0;
+        for (uint64_t nth = 0; nth < 80; nth++)
+            direct += fetch_way(world->db, UINT64_C(1) << 40, 1, nth) == FETCH_DIRECT;
+        if (world->db->direct)
+            assert_int_equal(direct, 75);
+        else
+            print_message("skipped: the file system has no direct reads\n");
+    }
+    fkv_async_close(async);
+    world_end(world);
 }
 
 static void limits(struct world *world)
@@ -221,6 +271,7 @@ static void test_limits(void **state)
 static void test_close(void **state)
 {
     (void)state;
+    fetch_test_way = FETCH_CACHED; /* so that gets stay open */
     for (int way = 0; way < 4; way++) {
         struct world *world = world_new(way & 1);
         fkv_async *async;
@@ -255,6 +306,7 @@ static void test_close(void **state)
         fkv_async_close(async);
         world_end(world);
     }
+    fetch_test_way = FETCH_NOW;
 }
 
 static void test_media_error(void **state)
@@ -285,7 +337,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_system),      cmocka_unit_test(test_simulated),
         cmocka_unit_test(test_limits),      cmocka_unit_test(test_close),
-        cmocka_unit_test(test_media_error),
+        cmocka_unit_test(test_media_error), cmocka_unit_test(test_way),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
