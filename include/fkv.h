@@ -594,6 +594,12 @@ typedef struct fkv_stats {
     uint64_t snapshot_bytes;   /* memory of what is kept for snapshots */
     uint64_t index_loads;      /* index pages read from the file, one by one, since open */
     uint64_t index_evictions;  /* index pages that left memory, since open (index_memory_max) */
+    /* fkv_compact_start: 0, none is under way; 1, one collects; 2, one waits for its last
+     * checkpoint, and gives space back. How many have ended since open, and how the last one did:
+     * an enum fkv_error. */
+    uint64_t compacting;
+    uint64_t compactions;
+    uint64_t compaction_error;
 } fkv_stats;
 
 /*
@@ -618,6 +624,35 @@ FKV_API enum fkv_error fkv_checkpoint(fkv *db);
  * Errors: FKV_INVALID, FKV_READ_ONLY, FKV_FAILED, FKV_IO, FKV_FULL, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent);
+
+/*
+ * The same in the background, in place of a compaction there that has not ended. Returns at once;
+ * fkv_get_stats tells when it is over, and how it went. The library's checkpoint thread takes steps
+ * of some 20 microseconds, in which writers wait for it; while there are commits it takes a fifth
+ * of the time at most, and none during checkpoints. Readers do not wait. The bound on space
+ * (garbage_percent_max) holds meanwhile as ever.
+ *
+ * A store that is opened with FKV_NO_THREAD does a little of it in each commit, and in each
+ * fkv_compact_step.
+ *
+ * Errors: FKV_INVALID, FKV_READ_ONLY, FKV_FAILED, FKV_FORKED. Those that it ends with, in
+ * fkv_stats.compaction_error: FKV_OK, FKV_CANCELLED (by fkv_compact_stop, or by another
+ * fkv_compact_start), FKV_FULL (there was no room to move anything to), FKV_IO, FKV_FAILED.
+ */
+FKV_API enum fkv_error fkv_compact_start(fkv *db, uint32_t garbage_percent);
+
+/* End it, if there is one; what it has done stays. fkv_close does the same. Errors: FKV_INVALID,
+ * FKV_FORKED. */
+FKV_API enum fkv_error fkv_compact_stop(fkv *db);
+
+/*
+ * For FKV_NO_THREAD: do a little of what fkv_compact_start has begun, less than a millisecond as a
+ * rule, and of the checkpoints that it needs, which may sync. *more receives 0 once nothing is left
+ * to do. Other stores need no such calls, and only learn this from them.
+ *
+ * Errors: that which the compaction has just ended with; FKV_INVALID, FKV_FORKED.
+ */
+FKV_API enum fkv_error fkv_compact_step(fkv *db, int *more);
 
 /* The library's version, "MAJOR.MINOR.PATCH"; a string that lives for ever. */
 FKV_API const char *fkv_version(void);

@@ -42,7 +42,7 @@ static void begin(struct fkv *db)
     struct checkpoint *checkpoint = &db->checkpoint;
     struct sectors *sectors = &db->sectors;
     checkpoint->thorough = checkpoint->asked;
-    checkpoint->asked = false;
+    checkpoint->asked = checkpoint->wanted = false;
     tail_pad_to_page(&db->tail);
     db->tail.opened_count = 0; /* the table will say so */
     checkpoint->log = db->log.head;
@@ -393,7 +393,10 @@ void *checkpoint_thread(void *context)
     pthread_mutex_lock(&db->writer);
     while (!db->stop) {
         if (!db->checkpoint.wanted) {
-            pthread_cond_wait(&db->checkpoint_wanted, &db->writer);
+            if (db->compaction.stage)
+                compaction_turn(db);
+            else
+                pthread_cond_wait(&db->checkpoint_wanted, &db->writer);
             continue;
         }
         db->checkpoint.wanted = false;

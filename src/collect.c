@@ -281,10 +281,16 @@ void collect(struct fkv *db)
         collector->debt_cells = 0;
 }
 
+bool collect_is_left(const struct fkv *db, uint32_t garbage_percent)
+{
+    return exceeds(db, garbage_percent) && !front_is_open(db);
+}
+
 uint64_t collect_further(struct fkv *db, uint64_t steps, uint32_t garbage_percent)
 {
     struct collector *collector = &db->collector;
     uint64_t owed = collector->debt_cells;
+    uint64_t moved = collector->moved_bytes;
     collector->debt_cells = steps;
     collector->log_full = false;
     rcu_read_lock();
@@ -296,7 +302,8 @@ uint64_t collect_further(struct fkv *db, uint64_t steps, uint32_t garbage_percen
     rcu_read_unlock();
     pages_reserve_frames(&db->pages, 0);
     steps -= collector->debt_cells;
-    collector->debt_cells = owed;
+    collector->debt_cells = is_needed(db) ? owed : 0; /* as at the end of collect */
+    collector->further_bytes += collector->moved_bytes - moved;
     return steps;
 }
 

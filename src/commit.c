@@ -613,6 +613,8 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
         return store_fail(db, FKV_IO);
     if (!error)
         collect_with_room(db);
+    if (__builtin_expect(db->compaction.stage, 0))
+        compaction_poll(db, COMPACTION_STEPS_INSIDE);
     index_trim(&db->index);
     reclaim_poll(&db->reclaim, false);
     checkpoint_poll(db);

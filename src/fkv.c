@@ -164,27 +164,22 @@ enum fkv_error fkv_checkpoint(fkv *db)
     return said(db, error);
 }
 
-/* A little of what fkv_compact does, in one hold of the writer lock; *steps: taken, 0 at the end.
- */
-static enum fkv_error compact_some(fkv *db, uint32_t garbage_percent, uint64_t *steps)
+/* A little of what fkv_compact does, in one hold of the writer lock; *goes_on false at the end. */
+static enum fkv_error compact_some(fkv *db, struct compaction *compaction, bool *goes_on)
 {
     enum { STEPS_AT_ONCE = 4096 };
-    enum fkv_error error;
     pthread_mutex_lock(&db->writer);
-    if (!(error = store_writable(db))) {
-        *steps = collect_further(db, STEPS_AT_ONCE, garbage_percent);
-        if (!*steps && db->collector.log_full && !(error = checkpoint_run(db)))
-            *steps = 1; /* there is room in the log now */
-        index_trim(&db->index);
-        reclaim_poll(&db->reclaim, false);
-        checkpoint_poll(db);
-    }
+    enum fkv_error error = compaction_some(db, compaction, STEPS_AT_ONCE, goes_on);
+    if (!error && compaction->stuck)
+        error = checkpoint_run(db);
+    checkpoint_poll(db);
     pthread_mutex_unlock(&db->writer);
     reclaim_wait(&db->reclaim);
     return error;
 }
 
-enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent)
+/* What the calls of compaction begin with; then the writer lock is held. */
+static enum fkv_error compact_begin(fkv *db, uint32_t garbage_percent)
 {
     enum fkv_error error = check_handle(db);
     if (error)
@@ -192,14 +187,67 @@ enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent)
     if (garbage_percent > 100)
         return say(db, FKV_INVALID, "more than 100 percent");
     pthread_mutex_lock(&db->writer);
-    uint64_t left = (uint64_t)(db->sectors.values_count + UINT64_C(1)) * SECTOR_CELLS;
+    if (!(error = store_writable(db)))
+        return FKV_OK;
     pthread_mutex_unlock(&db->writer);
-    uint64_t steps = 1;
-    while (!error && steps && left) {
-        error = compact_some(db, garbage_percent, &steps);
-        left -= min_u64(left, steps);
-    }
+    return said(db, error);
+}
+
+enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent)
+{
+    struct compaction compaction;
+    enum fkv_error error = compact_begin(db, garbage_percent);
+    if (error)
+        return error;
+    compaction_make(db, &compaction, garbage_percent);
+    pthread_mutex_unlock(&db->writer);
+    for (bool goes_on = true; !error && goes_on;)
+        error = compact_some(db, &compaction, &goes_on);
     return error ? said(db, error) : fkv_checkpoint(db);
+}
+
+enum fkv_error fkv_compact_start(fkv *db, uint32_t garbage_percent)
+{
+    enum fkv_error error = compact_begin(db, garbage_percent);
+    if (error)
+        return error;
+    compaction_begin(db, garbage_percent);
+    pthread_mutex_unlock(&db->writer);
+    return FKV_OK;
+}
+
+enum fkv_error fkv_compact_stop(fkv *db)
+{
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    pthread_mutex_lock(&db->writer);
+    if (db->compaction.stage)
+        compaction_end(db, FKV_CANCELLED);
+    pthread_mutex_unlock(&db->writer);
+    return FKV_OK;
+}
+
+enum fkv_error fkv_compact_step(fkv *db, int *more)
+{
+    enum { STEPS_AT_ONCE = 4096 };
+    enum fkv_error error = check_handle(db);
+    if (error)
+        return error;
+    if (!more)
+        return say(db, FKV_INVALID, "no place to say whether there is more to do");
+    pthread_mutex_lock(&db->writer);
+    uint64_t number = db->compaction.number - (db->compaction.stage != COMPACTION_NONE);
+    if (db->compaction.stage) {
+        compaction_poll(db, STEPS_AT_ONCE);
+        checkpoint_poll(db);
+    }
+    *more = db->compaction.stage != COMPACTION_NONE;
+    if (!*more && number < db->compaction.over)
+        error = db->compaction.error;
+    pthread_mutex_unlock(&db->writer);
+    reclaim_wait(&db->reclaim);
+    return said(db, error);
 }
 
 /* ---------------------------------------------------------------- transactions */
@@ -404,6 +452,9 @@ static void fill_stats(struct fkv *db, fkv_stats *stats)
         .snapshot_bytes = db->undo.bytes,
         .index_loads = db->pages.space[SPACE_INDEX].loads,
         .index_evictions = db->index.evictions,
+        .compacting = db->compaction.stage,
+        .compactions = db->compaction.over,
+        .compaction_error = db->compaction.error,
     };
     stats->memory_bytes = store_memory_bytes(db);
 }

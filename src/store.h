@@ -11,6 +11,7 @@
  *     large.c       values that do not fit one record
  *     load.c        many pairs at once, written once
  *     collect.c     the collector, after each commit
+ *     compact.c     collection that nobody owes, until garbage is below a share
  *     checkpoint.c  checkpoints, in small steps
  *     open.c        creating, opening, recovering, closing
  *
@@ -122,7 +123,30 @@ struct collector {
     uint64_t steps;          /* per cell that dies */
     uint64_t futile_died;    /* db->died_cells when collecting for room last did not make any */
     uint64_t moved_bytes;
-    bool log_full; /* the log had no room for what it was to do */
+    uint64_t further_bytes; /* of them, by steps that nobody owed */
+    bool log_full;          /* the log had no room for what it was to do */
+};
+
+enum compaction_stage {
+    COMPACTION_NONE,
+    COMPACTION_COLLECTS,
+    COMPACTION_ENDS, /* its last checkpoint is awaited, and what that frees is given back */
+};
+
+/* A compaction: that of a call, or the one in the background. */
+struct compaction {
+    enum compaction_stage stage;
+    uint32_t percent;     /* dead cells of live ones: it ends there */
+    uint64_t left;        /* steps, by which it has passed all that there was when it began */
+    uint64_t credit;      /* steps that were granted: less than the record at the front needs */
+    bool stuck;           /* no step could be taken, and a checkpoint is to make room */
+    uint64_t number;      /* of those in the background, begun so far */
+    uint64_t commits;     /* when its last steps were taken */
+    uint64_t until;       /* checkpoints that are over when its last one is */
+    uint32_t ahead;       /* the sector that was last asked for, to be read before it is needed */
+    uint32_t turns;       /* waited at the end for readers of what it has freed */
+    uint64_t over;        /* so many in the background have ended */
+    enum fkv_error error; /* of the last one */
 };
 
 enum { STRIPES = 65536, SPINS_MAX = 2000 };
@@ -161,8 +185,9 @@ struct fkv {
     uint64_t died_cells; /* by overwrites and deletes, since open */
     struct collector collector;
     struct checkpoint checkpoint;
-    struct format_header header; /* the last one written */
-    uint32_t header_copy;        /* where it is whole: 0 or 1 */
+    struct compaction compaction; /* in the background */
+    struct format_header header;  /* the last one written */
+    uint32_t header_copy;         /* where it is whole: 0 or 1 */
     /* As opened: the other copy is whole too, and perhaps the only one on the medium that is: a
      * sync of this one that failed would have left it in the cache. */
     bool header_in_doubt;
@@ -340,6 +365,23 @@ void collect(struct fkv *db);
 uint64_t collect_further(struct fkv *db, uint64_t steps, uint32_t garbage_percent);
 /* The disk is full: move records together beyond what is owed. False if nothing was moved. */
 bool collect_for_room(struct fkv *db);
+/* Do dead cells exceed this share, and is there anything to be collected? */
+bool collect_is_left(const struct fkv *db, uint32_t garbage_percent);
+
+/* ---- compact.c: the writer lock is held */
+void compaction_make(const struct fkv *db, struct compaction *compaction, uint32_t percent);
+/* Up to so many steps, and what they make due. *goes_on false: there is nothing more to do. If it
+ * is `stuck` then, a checkpoint comes before the next steps. */
+enum fkv_error compaction_some(struct fkv *db, struct compaction *compaction, uint64_t steps,
+                               bool *goes_on);
+/* In the background: begin one, in place of the one that there is; end it. */
+void compaction_begin(struct fkv *db, uint32_t percent);
+void compaction_end(struct fkv *db, enum fkv_error error);
+/* For the background thread: a part of it. Releases the lock for a while. */
+void compaction_turn(struct fkv *db);
+/* Without threads: a part of it, of so many steps; in each commit so many. */
+enum { COMPACTION_STEPS_INSIDE = 256 };
+void compaction_poll(struct fkv *db, uint64_t steps);
 
 /* ---- checkpoint.c */
 /* Ask for a checkpoint if it is time; without threads, do a little of it. Writer lock. */

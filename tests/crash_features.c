@@ -197,11 +197,26 @@ enum fkv_error feature_load(struct life *life, const struct mood *mood)
 
 /* ---------------------------------------------------------------- the others */
 
+static enum fkv_error some_steps(struct life *life)
+{
+    enum fkv_error error = FKV_OK;
+    int more = 1;
+    for (uint64_t steps = rng_below(&life->rng, 30); !error && more && steps > 0; steps--)
+        error = fkv_compact_step(life->db, &more);
+    return error;
+}
+
+/* All of it; or begin one that goes on with each commit, and take some more steps of that. */
 enum fkv_error feature_compact(struct life *life)
 {
+    uint32_t percent = (uint32_t)rng_below(&life->rng, 4) * 10;
     feature_counts.compactions++;
-    return life_returned(life, fkv_compact(life->db, (uint32_t)rng_below(&life->rng, 4) * 10),
-                         false);
+    if (rng_percent(&life->rng, 50))
+        return life_returned(life, fkv_compact(life->db, percent), false);
+    enum fkv_error error = fkv_compact_start(life->db, percent);
+    if (!error)
+        error = some_steps(life);
+    return life_returned(life, error, false);
 }
 
 enum { GETS = 6 };

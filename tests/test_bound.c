@@ -7,6 +7,8 @@
  * for one thing only: a sector of which nothing has changed by them is not counted again until the
  * next full count. Full counts come every so many commits and at the end of each phase.
  *
+ * In half of the runs a compaction is under way in the background, most of the time.
+ *
  * The adversaries know the store from inside: they kill the record that the collector will reach
  * last, or the one that it has just moved.
  */
@@ -50,6 +52,8 @@ struct world {
     uint32_t percent;         /* G */
     uint64_t checkpoints;     /* that have begun, before this commit */
     uint64_t checkpoints_max; /* that began between two commits */
+    bool compacts;            /* in the background, most of the time */
+    uint64_t further;         /* bytes, of those moved, that nobody owed, before this commit */
     bool commits_failed;      /* after they had stored records */
     struct counted *cache;
     uint64_t commits;
@@ -198,6 +202,7 @@ static void remember(struct world *world)
 {
     const struct fkv *db = world->db;
     world->moved = db->collector.moved_bytes;
+    world->further = db->collector.further_bytes;
     world->died = db->collector.seen_died;
     world->debt = db->collector.debt_cells;
     world->checkpoints = checkpoints_begun(db);
@@ -209,13 +214,17 @@ static void check_work(struct world *world)
 {
     const struct fkv *db = world->db;
     const struct collector *collector = &db->collector;
-    uint64_t moved = collector->moved_bytes - world->moved;
+    uint64_t further = collector->further_bytes - world->further;
+    uint64_t moved = collector->moved_bytes - world->moved - further;
     uint64_t died = collector->seen_died - world->died;
     assert_true(moved <= (world->debt + died * collector->steps) * CELL_BYTES);
     bool idle = !db->sectors.front || (db->tail.open && db->sectors.front == db->tail.sector);
     if (!idle)
         world->debt_max = max_u64(world->debt_max, collector->debt_cells);
     world->moved_max = max_u64(world->moved_max, moved);
+    /* What a commit does for a compaction: what it is granted, and a record that was waited for. */
+    if (db->flags & FKV_NO_THREAD && world->compacts)
+        assert_true(further <= (COMPACTION_STEPS_INSIDE + (uint64_t)RECORD_CELLS_MAX) * CELL_BYTES);
     remember(world);
     assert_true(!collector->debt_cells || (!idle && collector->debt_cells < RECORD_CELLS_MAX));
 }
@@ -228,7 +237,10 @@ static void committed(struct world *world)
         max_u64(world->checkpoints_max, checkpoints_begun(world->db) - world->checkpoints);
     check_work(world);
     check_bound(world, ++world->commits % FULL_COUNT_EVERY == 0);
+    bool begin = world->compacts && !world->db->compaction.stage && rng_percent(&world->rng, 2);
     pthread_mutex_unlock(&world->db->writer);
+    if (begin)
+        assert_ok(fkv_compact_start(world->db, (uint32_t)rng_below(&world->rng, 30)));
 }
 
 /* ---------------------------------------------------------------- operations */
@@ -711,11 +723,13 @@ static void test_adversaries(void **state)
                     continue; /* the default, and one of the others */
                 struct world world;
                 make_world(&world, r.seed, percents[p], &adversaries[a]);
+                world.compacts = (a ^ p ^ r.seed) & 1;
                 adversaries[a].attack(&world);
                 if (getenv("FKV_TEST_VERBOSE"))
-                    print_message("%-24s G %3u: excess %6.2f sectors, dead / live %.3f, moved "
+                    print_message("%-24s G %3u%s: excess %6.2f sectors, dead / live %.3f, moved "
                                   "%7.1f KiB, debt %7.1f KiB, %d commits\n",
                                   adversaries[a].name, percents[p],
+                                  world.compacts ? ", compacts" : "",
                                   (double)world.excess_max / SECTOR_CELLS, world.share_max,
                                   (double)world.moved_max / 1024,
                                   (double)world.debt_max * CELL_BYTES / 1024, (int)world.commits);

@@ -1,7 +1,11 @@
 /*
- * fkv_compact: garbage below the share that was asked for, a shorter file, nothing lost.
+ * fkv_compact, and the same in the background: garbage below the share that was asked for, a
+ * shorter file, nothing lost. (The bound meanwhile is test_bound's.)
  */
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "support.h"
 
@@ -57,6 +61,8 @@ static void compact(unsigned flags, const char *name)
     options.flags = FKV_OPEN_READ_ONLY;
     assert_ok(fkv_open(support_path(name), &options, &db));
     assert_error(fkv_compact(db, 5), FKV_READ_ONLY);
+    assert_error(fkv_compact_start(db, 5), FKV_READ_ONLY);
+    assert_ok(fkv_compact_stop(db));
     assert_ok(fkv_close(db));
 }
 
@@ -72,11 +78,259 @@ static void without_threads(void **state)
     compact(FKV_NO_THREAD, "no_thread.fkv");
 }
 
+/* ---------------------------------------------------------------- long records */
+
+/* Records that are longer than what is done at once: of a single key, and pieces of large values.
+ */
+static void long_records(void **state)
+{
+    (void)state;
+    enum { KEYS = 60, BYTES = 200000 };
+    static const size_t sizes[] = {100000, 131000, BYTES};
+    fkv *db;
+    char *value = calloc(1, BYTES);
+    assert_ok(fkv_open(support_path("long.fkv"), NULL, &db));
+    for (uint32_t s = 0; s < 3; s++)
+        for (uint32_t k = 0; k < KEYS; k++) {
+            uint32_t key = s * 1000 + k;
+            assert_ok(fkv_put(db, &key, sizeof key, value, sizes[s]));
+        }
+    for (uint32_t s = 0; s < 3; s++)
+        for (uint32_t k = 0; k < KEYS; k += 5) {
+            uint32_t key = s * 1000 + k;
+            assert_ok(fkv_delete(db, &key, sizeof key));
+        }
+    fkv_stats before = stats_of(db);
+    assert_true(before.dead_cells * 100 > before.live_cells * 20);
+    assert_ok(fkv_compact(db, 1));
+    fkv_stats after = stats_of(db);
+    assert_true(after.dead_cells * 100 <= after.live_cells + 65536 * 100);
+    assert_true(after.dead_cells < before.dead_cells / 3);
+    assert_ok(fkv_check(db, NULL, NULL, 0));
+    assert_ok(fkv_close(db));
+    free(value);
+}
+
+/* ---------------------------------------------------------------- in the background */
+
+/* What a commit overwrites, deletes and puts anew, so that there always is some garbage. */
+static void churn(fkv *db, struct rng *rng)
+{
+    char value[VALUE_BYTES];
+    uint32_t k = (uint32_t)rng_below(rng, PAIRS);
+    memset(value, (int)(k & 255), sizeof value);
+    assert_ok(fkv_put(db, &k, sizeof k, value, sizeof value));
+}
+
+static void check_churned(fkv *db)
+{
+    char value[VALUE_BYTES];
+    for (uint32_t k = 0; k < PAIRS; k++) {
+        assert_ok(fkv_get(db, &k, sizeof k, value, sizeof value, NULL));
+        assert_int_equal((uint8_t)value[VALUE_BYTES - 1], k & 255);
+    }
+}
+
+static fkv *open_with_garbage(const char *name, unsigned flags, struct rng *rng)
+{
+    fkv *db;
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = flags;
+    options.log_bytes_max = 2 << 20;
+    assert_ok(fkv_open(support_path(name), &options, &db));
+    for (uint32_t k = 0; k < PAIRS; k++) {
+        char value[VALUE_BYTES];
+        memset(value, (int)(k & 255), sizeof value);
+        assert_ok(fkv_put(db, &k, sizeof k, value, sizeof value));
+    }
+    for (uint32_t i = 0; i < PAIRS; i++)
+        churn(db, rng);
+    return db;
+}
+
+/* Until it is over: with threads it is waited for, without it is stepped. */
+static void wait_for_compaction(fkv *db, bool steps)
+{
+    int more = 1;
+    while (stats_of(db).compacting) {
+        if (steps)
+            assert_ok(fkv_compact_step(db, &more));
+        else
+            usleep(1000);
+    }
+    assert_ok(fkv_compact_step(db, &more));
+    assert_int_equal(more, 0);
+}
+
+static uint64_t allocated_bytes(const char *name)
+{
+    struct stat status;
+    assert_int_equal(stat(support_path(name), &status), 0);
+    return (uint64_t)status.st_blocks * 512;
+}
+
+/* Space has gone back to the file system: from the end of the file, or as holes. */
+static void assert_compact(fkv *db, const char *name, fkv_stats before, uint64_t percent)
+{
+    enum { SECTORS_AT_MOST = 16 }; /* kept free, half full, or of the index */
+    fkv_stats after = stats_of(db);
+    assert_int_equal(after.compaction_error, FKV_OK);
+    assert_int_equal(after.keys, before.keys);
+    assert_true(after.dead_cells * 100 <= after.live_cells * percent + 65536 * 100);
+    assert_true(after.dead_cells < before.dead_cells / 2);
+    uint64_t live_bytes = after.live_cells * after.cell_bytes;
+    assert_true(allocated_bytes(name) < live_bytes + (SECTORS_AT_MOST << 20));
+    assert_ok(fkv_check(db, NULL, NULL, 0));
+}
+
+/* Nobody else does anything. */
+static void background(unsigned flags, const char *name)
+{
+    struct rng rng = rng_make(4);
+    fkv *db = open_with_garbage(name, flags, &rng);
+    fkv_stats before = stats_of(db);
+    assert_true(before.dead_cells * 100 > before.live_cells * 20);
+    assert_int_equal(before.compacting, 0);
+    assert_ok(fkv_compact_start(db, 2));
+    wait_for_compaction(db, flags & FKV_NO_THREAD);
+    assert_compact(db, name, before, 2);
+    assert_int_equal(stats_of(db).compactions, 1);
+    check_churned(db);
+    /* Where there is nothing to do it is over at once. */
+    uint64_t moved = stats_of(db).bytes_written_collector;
+    assert_ok(fkv_compact_start(db, 100));
+    wait_for_compaction(db, flags & FKV_NO_THREAD);
+    assert_int_equal(stats_of(db).compactions, 2);
+    assert_int_equal(stats_of(db).bytes_written_collector, moved);
+    assert_ok(fkv_close(db));
+}
+
+static void background_with_threads(void **state)
+{
+    (void)state;
+    background(0, "background.fkv");
+}
+
+static void background_without_threads(void **state)
+{
+    (void)state;
+    background(FKV_NO_THREAD, "background_alone.fkv");
+}
+
+/* Commits go on, and do it themselves where there is no thread. */
+static void background_beside_commits(unsigned flags, const char *name)
+{
+    struct rng rng = rng_make(5);
+    fkv *db = open_with_garbage(name, flags, &rng);
+    fkv_stats before = stats_of(db);
+    assert_ok(fkv_compact_start(db, 5));
+    while (stats_of(db).compacting)
+        churn(db, &rng);
+    fkv_stats after = stats_of(db);
+    assert_int_equal(after.compaction_error, FKV_OK);
+    assert_true(after.bytes_written_collector > before.bytes_written_collector);
+    assert_ok(fkv_check(db, NULL, NULL, 0));
+    check_churned(db);
+    /* It has gone through all there was, whatever died meanwhile; so alone it ends at once or so.
+     */
+    assert_ok(fkv_compact_start(db, 5));
+    wait_for_compaction(db, flags & FKV_NO_THREAD);
+    assert_true(stats_of(db).dead_cells * 100 <= stats_of(db).live_cells * 5 + 65536 * 100);
+    check_churned(db);
+    assert_ok(fkv_close(db));
+}
+
+static void beside_commits_with_threads(void **state)
+{
+    (void)state;
+    background_beside_commits(0, "beside.fkv");
+}
+
+static void beside_commits_without_threads(void **state)
+{
+    (void)state;
+    background_beside_commits(FKV_NO_THREAD, "beside_alone.fkv");
+}
+
+static void stopped_and_begun_again(void **state)
+{
+    (void)state;
+    for (unsigned flags = 0; flags <= FKV_NO_THREAD; flags += FKV_NO_THREAD) {
+        struct rng rng = rng_make(6);
+        const char *name = flags ? "stopped_alone.fkv" : "stopped.fkv";
+        fkv *db = open_with_garbage(name, flags, &rng);
+        fkv_stats before = stats_of(db);
+        assert_ok(fkv_compact_stop(db)); /* there is none */
+        assert_int_equal(stats_of(db).compactions, 0);
+        assert_ok(fkv_compact_start(db, 5));
+        assert_ok(fkv_compact_start(db, 3));
+        assert_int_equal(stats_of(db).compactions, 1);
+        assert_int_equal(stats_of(db).compaction_error, FKV_CANCELLED);
+        wait_for_compaction(db, flags);
+        assert_compact(db, name, before, 3);
+        assert_int_equal(stats_of(db).compactions, 2);
+        for (uint32_t i = 0; i < PAIRS; i++)
+            churn(db, &rng);
+        assert_ok(fkv_compact_start(db, 0));
+        assert_ok(fkv_compact_stop(db));
+        assert_int_equal(stats_of(db).compacting, 0);
+        assert_ok(fkv_check(db, NULL, NULL, 0));
+        check_churned(db);
+        /* To close is to stop. */
+        assert_ok(fkv_compact_start(db, 0));
+        assert_ok(fkv_close(db));
+        assert_ok(fkv_check_file(support_path(name), NULL, NULL, 0));
+    }
+}
+
+/* A reader that stays in its section keeps what was freed, and nobody waits for it. */
+static void beside_a_reader_that_stays(void **state)
+{
+    (void)state;
+    struct rng rng = rng_make(7);
+    fkv *db = open_with_garbage("reader.fkv", 0, &rng);
+    fkv_read_begin(db);
+    assert_ok(fkv_compact_start(db, 2));
+    while (stats_of(db).compacting)
+        usleep(1000);
+    assert_int_equal(stats_of(db).compaction_error, FKV_OK);
+    fkv_read_end(db);
+    check_churned(db);
+    assert_ok(fkv_close(db));
+}
+
+static void arguments(void **state)
+{
+    (void)state;
+    fkv *db;
+    int more;
+    assert_ok(fkv_open(support_path("arguments.fkv"), NULL, &db));
+    assert_error(fkv_compact_start(NULL, 5), FKV_INVALID);
+    assert_error(fkv_compact_start(db, 101), FKV_INVALID);
+    assert_error(fkv_compact_stop(NULL), FKV_INVALID);
+    assert_error(fkv_compact_step(NULL, &more), FKV_INVALID);
+    assert_error(fkv_compact_step(db, NULL), FKV_INVALID);
+    assert_ok(fkv_compact_step(db, &more));
+    assert_int_equal(more, 0);
+    assert_ok(fkv_compact_start(db, 0)); /* of an empty store */
+    wait_for_compaction(db, false);
+    assert_ok(fkv_close(db));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(with_threads),
         cmocka_unit_test(without_threads),
+        cmocka_unit_test(long_records),
+        cmocka_unit_test(background_with_threads),
+        cmocka_unit_test(background_without_threads),
+        cmocka_unit_test(beside_commits_with_threads),
+        cmocka_unit_test(beside_commits_without_threads),
+        cmocka_unit_test(stopped_and_begun_again),
+        cmocka_unit_test(beside_a_reader_that_stays),
+        cmocka_unit_test(arguments),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
