@@ -270,6 +270,49 @@ FKV_API enum fkv_error fkv_borrow(fkv *db, const void *key, size_t key_bytes, co
                                   size_t *value_bytes);
 
 /*
+ * Many keys at once. Each call answers `count` reads, each with a status of its own, in the order
+ * in which they are given. Where the data is in memory, a key takes about a third of the time of
+ * one asked for alone, from 16 keys on: all their buckets of the index are fetched at the same
+ * time, then their records. Where it is not, fkv_get_many has up to 64 reads of the device under
+ * way (io_uring; without it, one after the other behind a hint to the system).
+ *
+ *     fkv_read reads[16];
+ *     for (int i = 0; i < 16; i++)
+ *         reads[i] = (fkv_read){.key = key[i], .key_bytes = 32,
+ *                               .buffer = value[i], .buffer_bytes = sizeof value[i]};
+ *     fkv_get_many(db, reads, 16);
+ *     for (int i = 0; i < 16; i++)
+ *         if (reads[i].error == FKV_OK)
+ *             use(reads[i].buffer, reads[i].value_bytes);
+ *
+ * Each key is read as by fkv_get, fkv_exists or fkv_borrow: not all of them at one moment (for that
+ * use a snapshot or a transaction). The same key may occur more than once; buffers must not
+ * overlap.
+ *
+ * fkv_get_many      copies values into the buffers.
+ * fkv_exists_many   looks at keys only; sets nothing but `error`.
+ * fkv_borrow_many   lends values as fkv_borrow does, inside a read section.
+ *
+ * FKV_OK: each read is FKV_OK or FKV_NOT_FOUND. Otherwise the first error that is neither, and
+ * all reads were answered all the same; fkv_error_detail is about the one that failed last. But
+ * FKV_INVALID for a NULL handle, `reads` or buffer (which has buffer_bytes), and FKV_FORKED, come
+ * before anything is read.
+ */
+typedef struct fkv_read {
+    const void *key;
+    size_t key_bytes;
+    void *buffer;         /* of fkv_get_many; may be NULL if buffer_bytes is 0 */
+    size_t buffer_bytes;  /* likewise */
+    const void *value;    /* received, from fkv_borrow_many */
+    size_t value_bytes;   /* received; see fkv_get and fkv_borrow */
+    enum fkv_error error; /* received: what the single call would have returned */
+} fkv_read;
+
+FKV_API enum fkv_error fkv_get_many(fkv *db, fkv_read *reads, size_t count);
+FKV_API enum fkv_error fkv_exists_many(fkv *db, fkv_read *reads, size_t count);
+FKV_API enum fkv_error fkv_borrow_many(fkv *db, fkv_read *reads, size_t count);
+
+/*
  * Make every commit that has returned durable. One call covers the commits of all threads.
  * Errors: FKV_IO, FKV_FAILED (the store is then read-only until reopened), FKV_INVALID, FKV_FORKED.
  */

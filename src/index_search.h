@@ -120,7 +120,8 @@ index_find(struct index *index, struct hash128 hash, uint64_t *entry)
 }
 
 /* index_prefetch, inline. */
-static inline void index_prefetch_bucket(const struct index *index, struct hash128 hash)
+static inline __attribute__((always_inline)) void index_prefetch_bucket(const struct index *index,
+                                                                        struct hash128 hash)
 {
     const struct segment *segment = segment_of(index, find_segment(index, hash));
     struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);

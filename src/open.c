@@ -955,6 +955,7 @@ enum fkv_error store_close(struct fkv *db)
     txn_end_all(db);
     snapshot_end_all(db);
     async_end_all(db, !*db->alive);
+    many_drop(db);
     bool forked = !*db->alive;
     if (forked) { /* the threads, and the file, are the parent's */
         db->checkpointer_runs = db->flusher_runs = false;

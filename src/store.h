@@ -149,7 +149,7 @@ struct compaction {
     enum fkv_error error; /* of the last one */
 };
 
-enum { STRIPES = 65536, SPINS_MAX = 2000 };
+enum { STRIPES = 65536, SPINS_MAX = 2000, IDLE_QUEUES = 8 };
 
 struct fkv {
     uint64_t id; /* of this handle, in this process */
@@ -203,6 +203,7 @@ struct fkv {
 
     struct fkv_snapshot *snapshots; /* a list of those that are open */
     struct fkv_async *asyncs;       /* another */
+    _Atomic(struct fkv_async *) idle_queues[IDLE_QUEUES]; /* of them, those that fkv_get_many keeps */
     pthread_mutex_t settle_lock;    /* whoever closes one; before the writer's */
 
     pthread_t flusher, checkpointer;
@@ -246,6 +247,10 @@ extern uint64_t close_pages_max;
 /* All memory that the library holds for this store. */
 uint64_t store_memory_bytes(struct fkv *db);
 enum fkv_error key_make(const struct fkv *db, const void *bytes, size_t size, struct key *key);
+
+/* ---- fkv_many.c */
+/* The store closes: give up idle_queues. */
+void many_drop(struct fkv *db);
 
 /* ---- read.c: inside an RCU read section */
 enum fkv_error read_entry(struct fkv *db, struct hash128 hash, uint64_t *entry);

@@ -270,16 +270,40 @@ static enum fkv_error get_all(struct life *life, fkv_async *async, struct gets *
     return first;
 }
 
+/* The same in one call. */
+static enum fkv_error get_many(struct life *life, struct gets *gets)
+{
+    fkv_read reads[GETS];
+    uint8_t keys[GETS][KEY_BYTES_MOST];
+    for (unsigned i = 0; i < GETS; i++) {
+        gets->number[i] = (uint32_t)rng_below(&life->rng, life->model->key_count);
+        reads[i] = (fkv_read){.key = keys[i],
+                              .key_bytes = key_of(gets->number[i], keys[i]),
+                              .buffer = gets->buffer[i],
+                              .buffer_bytes = VALUE_BYTES_MOST};
+    }
+    enum fkv_error error = fkv_get_many(life->db, reads, GETS);
+    for (unsigned i = 0; i < GETS; i++) {
+        uint32_t number = gets->number[i];
+        enum fkv_error other = must_be(life, number, life->model->now[number], reads[i].error,
+                                       reads[i].value_bytes, reads[i].buffer, "a get of many");
+        error = error ? error : other;
+    }
+    return error;
+}
+
 enum fkv_error feature_async(struct life *life)
 {
     static uint8_t *room[GETS];
     struct gets gets;
     fkv_async *async;
-    enum fkv_error error = fkv_async_open(life->db, GETS, &async);
-    if (error)
-        return error;
     for (unsigned i = 0; i < GETS; i++)
         gets.buffer[i] = room[i] ? room[i] : (room[i] = malloc(VALUE_BYTES_MOST));
+    enum fkv_error error = get_many(life, &gets);
+    if (error && !may_fail(life, error))
+        trouble("gets of many: %s", fkv_error_text(error));
+    if (error || (error = fkv_async_open(life->db, GETS, &async)))
+        return error;
     error = get_all(life, async, &gets);
     if (error && !may_fail(life, error))
         trouble("an asynchronous get: %s", fkv_error_text(error));
