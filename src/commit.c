@@ -146,6 +146,8 @@ static void count_needs(const struct fkv *db, const struct write *writes, size_t
 /* What there was no room in, so that a checkpoint may help. */
 enum shortage { SHORTAGE_NONE, SHORTAGE_OF_DISK, SHORTAGE_OF_LOG };
 
+enum { PREPARE_AHEAD = 8 };
+
 static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count,
                               struct needs *needs, enum shortage *shortage)
 {
@@ -154,6 +156,9 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
     *shortage = SHORTAGE_NONE;
     for (size_t i = 0; i < count; i++) {
         struct write *write = &writes[i];
+        if (i + PREPARE_AHEAD <
+            count) /* of many keys, several buckets are on their way at a time */
+            index_prefetch_write(&db->index, writes[i + PREPARE_AHEAD].hash);
         if ((error = index_prepare(&db->index, write->hash, !write->remove, &write->entry)))
             return error;
         if (write->entry && (error = commit_prepare_kill(db, write)))
