@@ -46,6 +46,7 @@ struct workload {
 
 extern const struct workload workload_seed;
 extern const struct workload workload_sizes;
+extern const struct workload workload_many;
 extern const struct workload workload_threads;
 extern const struct workload workload_scale;
 extern const struct workload workload_limited;

@@ -67,6 +67,9 @@ struct engine {
     /* All these gets, `depth` of them under way at a time, by the engine's own means for that. */
     enum engine_result (*get_deep)(struct store *store, struct engine_get *gets, size_t count,
                                    unsigned depth);
+    /* At most 256 gets at once; with `exists`, buffers are not to be filled. */
+    enum engine_result (*get_many)(struct store *store, struct engine_get *reads, unsigned count,
+                                   bool exists);
     enum engine_result (*put_sync)(struct store *store, const void *key, size_t key_bytes,
                                    const void *value, size_t value_bytes);
     /* Put into the batch that is open, or begin one; and commit it, durably. Not `ordinary`: by

@@ -134,6 +134,24 @@ static enum engine_result engine_get_deep(struct store *store, struct engine_get
     return error == FKV_OK ? ENGINE_OK : failed("an asynchronous get", error, store->db);
 }
 
+static enum engine_result engine_get_many(struct store *store, struct engine_get *reads,
+                                          unsigned count, bool exists)
+{
+    fkv_read asked[256];
+    for (unsigned i = 0; i < count; i++)
+        asked[i] = (fkv_read){.key = reads[i].key,
+                              .key_bytes = reads[i].key_bytes,
+                              .buffer = reads[i].buffer,
+                              .buffer_bytes = reads[i].buffer_bytes};
+    enum fkv_error error =
+        exists ? fkv_exists_many(store->db, asked, count) : fkv_get_many(store->db, asked, count);
+    for (unsigned i = 0; i < count; i++) {
+        reads[i].result = asked[i].error == FKV_OK ? ENGINE_OK : ENGINE_NOT_FOUND;
+        reads[i].value_bytes = asked[i].value_bytes;
+    }
+    return error == FKV_OK ? ENGINE_OK : failed("fkv_get_many", error, store->db);
+}
+
 static enum engine_result engine_exists(struct store *store, const void *key, size_t key_bytes)
 {
     enum fkv_error error = fkv_exists(store->db, key, key_bytes);
@@ -232,6 +250,7 @@ static bool engine_is_log(const char *file_name)
         .written_bytes = engine_written_bytes,     \
         .get = engine_get,                         \
         .get_deep = engine_get_deep,               \
+        .get_many = engine_get_many,               \
         .exists = engine_exists,                   \
         .delete = engine_delete,                   \
         .flush = engine_flush,                     \

@@ -226,37 +226,45 @@ static enum engine_result engine_get(struct store *store, const void *key, size_
     return result;
 }
 
-/* MultiGet, `depth` keys a call. */
+/* MultiGet in its newer form, which reads in parallel what it can. */
+static enum engine_result engine_get_many(struct store *store, struct engine_get *reads,
+                                          unsigned count, bool exists)
+{
+    const char *keys[256] = {NULL};
+    size_t key_bytes[256] = {0};
+    rocksdb_pinnableslice_t *values[256] = {NULL};
+    char *errors[256] = {NULL};
+    enum engine_result result = ENGINE_OK;
+    for (unsigned i = 0; i < count; i++) {
+        keys[i] = reads[i].key;
+        key_bytes[i] = reads[i].key_bytes;
+    }
+    rocksdb_batched_multi_get_cf(store->db, store->reading, store->family, count, keys, key_bytes,
+                                 values, errors, false);
+    for (unsigned i = 0; i < count; i++) {
+        if (errors[i] != NULL) {
+            result = failed("multi_get", errors[i]);
+            continue;
+        }
+        reads[i].result = values[i] != NULL ? ENGINE_OK : ENGINE_NOT_FOUND;
+        if (values[i] == NULL)
+            continue;
+        const char *value = rocksdb_pinnableslice_value(values[i], &reads[i].value_bytes);
+        if (!exists && reads[i].value_bytes <= reads[i].buffer_bytes)
+            memcpy(reads[i].buffer, value, reads[i].value_bytes);
+        rocksdb_pinnableslice_destroy(values[i]);
+    }
+    return result;
+}
+
+/* `depth` keys a call. */
 static enum engine_result engine_get_deep(struct store *store, struct engine_get *gets,
                                           size_t count, unsigned depth)
 {
-    enum { DEPTH_MAX = 128 };
-    const char *keys[DEPTH_MAX];
-    size_t key_bytes[DEPTH_MAX];
-    rocksdb_pinnableslice_t *pinned[DEPTH_MAX];
-    char *errors[DEPTH_MAX];
     enum engine_result result = ENGINE_OK;
-    if (depth > DEPTH_MAX)
-        depth = DEPTH_MAX;
-    for (size_t at = 0; result == ENGINE_OK && at < count; at += depth) {
-        size_t n = count - at < depth ? count - at : depth;
-        for (size_t i = 0; i < n; i++) {
-            keys[i] = gets[at + i].key;
-            key_bytes[i] = gets[at + i].key_bytes;
-        }
-        rocksdb_batched_multi_get_cf(store->db, store->reading, store->family, n, keys, key_bytes,
-                                     pinned, errors, false);
-        for (size_t i = 0; i < n; i++) {
-            struct engine_get *get = &gets[at + i];
-            get->result = pinned[i] ? ENGINE_OK : ENGINE_NOT_FOUND;
-            if (errors[i])
-                result = get->result = failed("multi_get", errors[i]);
-            else if (pinned[i])
-                memcpy(get->buffer, rocksdb_pinnableslice_value(pinned[i], &get->value_bytes),
-                       get->value_bytes); /* the caller has room for the longest there is */
-            rocksdb_pinnableslice_destroy(pinned[i]);
-        }
-    }
+    for (size_t at = 0; result == ENGINE_OK && at < count; at += depth)
+        result = engine_get_many(store, gets + at,
+                                 count - at < depth ? (unsigned)(count - at) : depth, false);
     return result;
 }
 
@@ -356,6 +364,7 @@ static const char *engine_version(void)
         .batch_commit = engine_batch_commit,                           \
         .get = engine_get,                                             \
         .get_deep = engine_get_deep,                                   \
+        .get_many = engine_get_many,                                   \
         .exists = engine_exists,                                       \
         .delete = engine_delete,                                       \
         .rest = engine_rest,                                           \
