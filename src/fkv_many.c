@@ -15,7 +15,7 @@
 
 enum {
     GROUP = 32, /* keys in a stage: their buckets stay in the nearest cache meanwhile */
-    AHEAD = 12,  /* records that are being fetched, beyond the one that is copied */
+    AHEAD = 12, /* records that are being fetched, beyond the one that is copied */
     DEPTH = 64  /* reads of the device that are under way */
 };
 
