@@ -154,10 +154,12 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
     enum fkv_error error;
     bool log_full = false;
     *shortage = SHORTAGE_NONE;
+    /* What is changed of the index is on its way, of several keys at a time. */
+    for (size_t i = 0; i < count && i < PREPARE_AHEAD; i++)
+        index_prefetch_write(&db->index, writes[i].hash);
     for (size_t i = 0; i < count; i++) {
         struct write *write = &writes[i];
-        if (i + PREPARE_AHEAD <
-            count) /* of many keys, several buckets are on their way at a time */
+        if (i + PREPARE_AHEAD < count)
             index_prefetch_write(&db->index, writes[i + PREPARE_AHEAD].hash);
         if ((error = index_prepare(&db->index, write->hash, !write->remove, &write->entry)))
             return error;
