@@ -203,8 +203,9 @@ struct fkv {
 
     struct fkv_snapshot *snapshots; /* a list of those that are open */
     struct fkv_async *asyncs;       /* another */
-    _Atomic(struct fkv_async *) idle_queues[IDLE_QUEUES]; /* of them, those that fkv_get_many keeps */
-    pthread_mutex_t settle_lock;    /* whoever closes one; before the writer's */
+    _Atomic(struct fkv_async *)
+        idle_queues[IDLE_QUEUES]; /* of them, those that fkv_get_many keeps */
+    pthread_mutex_t settle_lock;  /* whoever closes one; before the writer's */
 
     pthread_t flusher, checkpointer;
     bool flusher_runs, checkpointer_runs, stop;
