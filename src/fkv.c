@@ -158,8 +158,10 @@ enum fkv_error fkv_checkpoint(fkv *db)
     pthread_mutex_lock(&db->writer);
     db->checkpoint.asked = true;
     error = checkpoint_run(db);
-    if (!error)
+    if (!error) {
+        index_trim_again(&db->index); /* at its end others may still have waited for readers */
         sectors_trim(&db->sectors, 8, false, &db->writer);
+    }
     pthread_mutex_unlock(&db->writer);
     return said(db, error);
 }
