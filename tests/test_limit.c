@@ -388,17 +388,21 @@ static void test_errors_of_reads(void **state)
     os_sim_free(sim);
 }
 
+/* So small a limit means many checkpoints, and what they sync is of no matter here. */
+#define in_memory(function) \
+    cmocka_unit_test_setup_teardown(function, place_make_in_memory, place_drop)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         in_place(test_options),
-        in_place(test_model),
-        in_place(test_model_without_threads),
-        in_place(test_limit_is_kept),
-        in_place(test_writing_without_threads),
-        in_place(test_reading_without_threads),
-        in_place(test_large_transaction),
-        in_place(test_snapshot),
+        in_memory(test_model),
+        in_memory(test_model_without_threads),
+        in_memory(test_limit_is_kept),
+        in_memory(test_writing_without_threads),
+        in_memory(test_reading_without_threads),
+        in_memory(test_large_transaction),
+        in_memory(test_snapshot),
         cmocka_unit_test(test_errors_of_reads),
     };
     return run_all(tests);
