@@ -52,6 +52,7 @@ extern const struct workload workload_scale;
 extern const struct workload workload_limited;
 extern const struct workload workload_cold;
 extern const struct workload workload_bulk;
+extern const struct workload workload_beside;
 extern const struct workload workload_check;
 
 /* Call `measure` in a child in a control group that allows so much memory, page cache included;

@@ -94,6 +94,13 @@ struct engine {
     /* A view of what the store holds now, held until snapshot_end. */
     void *(*snapshot)(struct store *store);
     void (*snapshot_end)(struct store *store, void *snapshot);
+    /* Read every pair, and say how many there are; what that is for the engine's own iteration. */
+    uint64_t (*scan)(struct store *store);
+    /* Another store, of what this one holds at some moment during the call, into this directory,
+     * which is empty; durable, and without garbage. Beside all other calls. */
+    enum engine_result (*backup)(struct store *store, const char *directory);
+    /* Give back the space of what is overwritten, as far as it is worth while; and wait for it. */
+    enum engine_result (*compact)(struct store *store);
     /* Whether a file of this name (no directory) is a write-ahead log. NULL: the engine has none.
      */
     bool (*is_log)(const char *file_name);

@@ -8,6 +8,7 @@
 
 #include <fkv.h>
 #include <string.h>
+#include <unistd.h>
 
 struct store {
     fkv *db;
@@ -193,6 +194,41 @@ static enum engine_result engine_batch_commit(struct store *store)
     return error == FKV_OK ? ENGINE_OK : failed("commit of a batch", error, store->db);
 }
 
+static uint64_t engine_scan(struct store *store)
+{
+    fkv_snapshot *snapshot;
+    fkv_scan *scan;
+    const void *key, *value;
+    size_t key_bytes, value_bytes;
+    uint64_t pairs = 0;
+    if (fkv_snapshot_open(store->db, &snapshot) != FKV_OK ||
+        fkv_scan_open(snapshot, NULL, &scan) != FKV_OK)
+        die("fkv: no scan");
+    while (fkv_scan_next(scan, &key, &key_bytes, &value, &value_bytes) == FKV_OK)
+        pairs++;
+    fkv_scan_close(scan);
+    fkv_snapshot_close(snapshot);
+    return pairs;
+}
+
+static enum engine_result engine_backup(struct store *store, const char *directory)
+{
+    char *path = path_join(directory, "store.fkv");
+    enum fkv_error error = fkv_backup(store->db, path, NULL);
+    free(path);
+    return error == FKV_OK ? ENGINE_OK : failed("fkv_backup", error, store->db);
+}
+
+/* In the background, or in the puts: to 5 dead bytes in 100 of the live ones. */
+static enum engine_result engine_compact(struct store *store)
+{
+    int more = 1;
+    enum fkv_error error = fkv_compact_start(store->db, 5);
+    for (; error == FKV_OK && more; usleep(1000))
+        error = fkv_compact_step(store->db, &more);
+    return error == FKV_OK ? ENGINE_OK : failed("fkv_compact_start", error, store->db);
+}
+
 static enum engine_result engine_flush(struct store *store)
 {
     enum fkv_error error = fkv_checkpoint(store->db);
@@ -245,6 +281,9 @@ static bool engine_is_log(const char *file_name)
         .put_sync = engine_put_sync,               \
         .snapshot = engine_snapshot,               \
         .snapshot_end = engine_snapshot_end,       \
+        .scan = engine_scan,                       \
+        .backup = engine_backup,                   \
+        .compact = engine_compact,                 \
         .batch_put = engine_batch_put,             \
         .batch_commit = engine_batch_commit,       \
         .written_bytes = engine_written_bytes,     \

@@ -17,8 +17,10 @@
 #include "engine.h"
 #include "util.h"
 
+#include <fcntl.h>
 #include <lmdb.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAP_BYTES ((size_t)256 << 30)
 
@@ -198,6 +200,37 @@ static const char *engine_version(void)
     return strncmp(text, "LMDB ", 5) == 0 ? text + 5 : text;
 }
 
+static uint64_t engine_scan(struct store *store)
+{
+    MDB_txn *txn;
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    uint64_t pairs = 0;
+    if (mdb_txn_begin(store->environment, NULL, MDB_RDONLY, &txn) != 0 ||
+        mdb_cursor_open(txn, store->database, &cursor) != 0)
+        die("lmdb: no cursor");
+    while (mdb_cursor_get(cursor, &key, &value, MDB_NEXT) == 0)
+        pairs++;
+    mdb_cursor_close(cursor);
+    mdb_txn_abort(txn);
+    return pairs;
+}
+
+/* It does not sync what it has written. */
+static enum engine_result engine_backup(struct store *store, const char *directory)
+{
+    int error = mdb_env_copy2(store->environment, directory, MDB_CP_COMPACT);
+    if (error != 0)
+        return failed("mdb_env_copy2", error);
+    char *path = path_join(directory, "data.mdb");
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (file < 0 || fdatasync(file) != 0)
+        die("lmdb: a backup cannot be synced");
+    close(file);
+    free(path);
+    return ENGINE_OK;
+}
+
 static struct engine engine_lmdb = {
     .name = "lmdb",
     .about = "WRITEMAP, NOSYNC (no log: may be corrupt after a loss of power), NORDAHEAD",
@@ -209,6 +242,8 @@ static struct engine engine_lmdb = {
     .batch_put = engine_batch_put,
     .batch_commit = engine_batch_commit,
     .open_synced = engine_open_synced,
+    .scan = engine_scan,
+    .backup = engine_backup,
     .get = engine_get,
     .exists = engine_exists,
     .delete = engine_delete,

@@ -139,6 +139,13 @@ static const struct {
     {"snapshot_never_put_ns", "put, never a snapshot"},
     {"snapshot_after_put_ns", "put, snapshots before"},
     {"snapshot_held_put_ns", "put, one is held"},
+    {"plain_ms", "write and sync as many bytes"},
+    {"scan_ms", "scan"},
+    {"backup_ms", "backup"},
+    {"space_amp_store", "disk / live"},
+    {"space_amp_backup", "disk / live, of the backup"},
+    {"compact_ms", "compact, after all that"},
+    {"space_amp_compacted", "disk / live, compacted"},
 };
 
 static const char *words_of(const char *metric)
