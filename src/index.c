@@ -580,9 +580,9 @@ void index_prefetch_write(const struct index *index, struct hash128 hash)
     struct probe probe = probe_of(key.tag, segment->pages);
     uint32_t number = directory_read(index, id)->page[probe.page];
     __builtin_prefetch(pages_find(index->pages, SPACE_INDEX, number), 1);
-    if (segment->frame[probe.page])
-        __builtin_prefetch((struct bucket *)frame_bytes(index->pages, segment->frame[probe.page]) +
-                           probe.bucket);
+    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_RELAXED);
+    if (frame) /* a reader may have brought it into memory just now */
+        __builtin_prefetch((struct bucket *)frame_bytes(index->pages, frame) + probe.bucket);
 }
 
 void index_load_all(struct index *index)
