@@ -14,7 +14,8 @@
 
 /* NULL when there is none; error_set has been called. The bytes are zero. */
 void *memory_new(size_t bytes);
-/* The same, and the bytes are anything: for buffers, of which a part is filled before it is read. */
+/* The same, and the bytes are anything: for buffers, of which a part is filled before it is read.
+ */
 void *memory_buffer(size_t bytes);
 /* Grow or shrink; the old block stays valid on NULL. New bytes are not zeroed. */
 void *memory_resize(void *block, size_t bytes);

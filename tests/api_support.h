@@ -98,6 +98,9 @@ static inline uint64_t random_below(uint64_t *state, uint64_t end)
     return (uint64_t)((unsigned __int128)next_random(state) * end >> 64);
 }
 
+/* What took so long hangs, on any machine: for alarms, and before CTest gives up. */
+enum { HANG_SECONDS = 900 };
+
 static inline double seconds_now(void)
 {
     struct timespec now;

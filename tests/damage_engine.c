@@ -330,7 +330,7 @@ static void make_store(struct subject *subject, struct os_sim **sim, struct os_s
 
 void damage_of(const struct workload *workload, uint64_t seed, uint64_t times)
 {
-    enum { SECONDS_MOST = 240 };
+    enum { SECONDS_MOST = 1200 };
     const uint64_t only = environment_u64("FKV_DAMAGE", UINT64_MAX);
     struct subject subject = {.workload = workload, .seed = seed};
     struct model others;

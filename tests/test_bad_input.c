@@ -135,7 +135,7 @@ static void test_devices(void **state)
 {
     struct place *place = *state;
     fkv *db = NULL;
-    alarm(20);
+    alarm(HANG_SECONDS);
     assert_int_equal(mkfifo(place->path, 0644), 0);
     assert_true(try_open(place->path, 0, &db) != FKV_OK);
     assert_true(try_open(place->path, FKV_OPEN_READ_ONLY, &db) != FKV_OK);
@@ -842,7 +842,7 @@ static void use_after_fork(void *context)
     const void *value;
     fkv_stats stats;
     fkv_txn *txn = NULL;
-    alarm(30);
+    alarm(HANG_SECONDS);
     insist(fkv_put(db, "a", 1, "2", 1) == FKV_FORKED);
     insist(strlen(fkv_error_detail(db)) > 0);
     insist(fkv_put_with(db, "a", 1, "2", 1, FKV_SYNC) == FKV_FORKED);
@@ -945,7 +945,7 @@ static void open_in_section(void *context)
 {
     const struct place *place = context;
     fkv *db = NULL;
-    alarm(30);
+    alarm(HANG_SECONDS);
     insist(try_open(place->other, 0, &db) == FKV_FORKED);
     insist(!file_exists(place->other) || file_bytes(place->other) == 0);
 }
@@ -955,7 +955,7 @@ static void test_fork_in_read_section(void **state)
     struct place *place = *state;
     fkv *db = NULL;
     must(try_open_small_log(place->path, 0, &db));
-    alarm(60);
+    alarm(HANG_SECONDS);
     fkv_read_begin(db);
     for (uint64_t key = 0; key < 20000; key++)
         must(put_value(db, key % 500, key % 300, key));

@@ -170,7 +170,7 @@ static uint64_t bytes_held(const struct disk *disk)
  * A put may still be refused while what was deleted is on its way to be free. */
 static void put_again(struct disk *disk, uint64_t bytes)
 {
-    double end = seconds_now() + 20;
+    double end = seconds_now() + HANG_SECONDS;
     uint64_t refused = 0;
     while (bytes > 0) {
         uint32_t length = (uint32_t)random_below(&disk->random, 10000);

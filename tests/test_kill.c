@@ -289,11 +289,15 @@ static void kill_again_and_again(struct place *place, const char *name, unsigned
     uint64_t random = run.seed ^ flags, rounds = 0, in_recovery = 0;
     must(fkv_close(open_with(place->path, flags)));
     double end = seconds_now() + seconds_to_run(15) / TESTS;
-    while (seconds_now() < end) {
+    /* A machine that is busy elsewhere gets more time, and its children do before they are killed.
+     */
+    for (uint64_t late = 0; rounds <= 3 || run.commits <= 50 || seconds_now() < end;
+         late += seconds_now() >= end) {
         choose_options(&run, flags, &random);
         uint64_t opened = run.shared->opened;
         uint64_t scale = 1 + random_below(&random, 9); /* mostly short, now and then long */
-        start_and_kill(&run, (useconds_t)random_below(&random, scale * scale * 1500));
+        start_and_kill(&run,
+                       (useconds_t)random_below(&random, scale * scale * 1500 + late * 50000));
         in_recovery += run.shared->opened == opened;
         open_and_verify(&run, model, &random);
         rounds++;
@@ -301,8 +305,6 @@ static void kill_again_and_again(struct place *place, const char *name, unsigned
     print_message("%s: %" PRIu64 " kills (%" PRIu64 " before the store was open), %" PRIu64
                   " commits, %" PRIu64 " keys at the end\n",
                   name, rounds, in_recovery, run.commits, model->count);
-    assert_true(rounds > 3);
-    assert_true(run.commits > 50);
     munmap(run.shared, sizeof *run.shared);
     free(model);
 }

@@ -112,7 +112,7 @@ static const struct plant plants[] = {
     PLANT(NO_RECORD_CHECKSUM, run_damage),
     PLANT(NO_PAGE_CHECKSUM, run_damage),
 };
-enum { PLANTS = sizeof plants / sizeof plants[0], SECONDS_TO_FIND = 300 };
+enum { PLANTS = sizeof plants / sizeof plants[0], SECONDS_TO_FIND = 1200 };
 
 static unsigned caught;
 

@@ -185,7 +185,7 @@ bool machine_mount(struct machine *machine)
 
 bool machine_unmount(struct machine *machine)
 {
-    for (int tries = 0; tries < 500; tries++) {
+    for (int tries = 0; tries < 10000; tries++) {
         if (umount(machine->directory) == 0)
             return true;
         if (errno != EBUSY)

@@ -36,7 +36,7 @@
 
 enum {
     SKIPPED = 77,
-    HANG_SECONDS = 60,
+    HANG_SECONDS = 200,
     LIFE_SECONDS = 3,
     CUT_BITS_MAX = 12,
     JOURNAL_BITS_MAX = 5,
