@@ -2,8 +2,8 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "clock.h"
 #include "compose.h"
 #include "fetch.h"
 #include "image.h"
@@ -30,13 +30,6 @@ uint64_t pace_wait_ns(struct pace *pace, uint64_t now_ns, uint64_t bytes)
     uint64_t earliest = now_ns - min_u64(now_ns, late_ns_max);
     pace->free_ns = max_u64(pace->free_ns, earliest) + bytes * second_ns / pace->bytes_per_second;
     return pace->free_ns > now_ns ? pace->free_ns - now_ns : 0;
-}
-
-static uint64_t clock_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 static enum fkv_error tell(const struct backup *backup, uint64_t done, uint64_t total)

@@ -1,7 +1,7 @@
+#include "clock.h"
 #include "store.h"
 
 #include <sched.h>
-#include <time.h>
 
 /*
  * A compaction takes steps of the collector that nobody owes, a few in one hold of the writer lock,
@@ -141,13 +141,6 @@ static void end(struct fkv *db)
         if (compaction->stage == COMPACTION_ENDS && compaction->number == number)
             compaction_end(db, FKV_OK);
     }
-}
-
-static uint64_t clock_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 /* As many steps as a commit may wait for. */

@@ -5,10 +5,10 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "checksum.h"
+#include "clock.h"
 #include "frame.h"
 #include "memory.h"
 #include "planted.h"
@@ -273,13 +273,6 @@ static enum fkv_error sync_files(struct log *log)
     return FKV_OK;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /*
  * Those who shared the last sync are on their way back with their next commits, if that is what
  * they do: a sync that does not wait for them leaves them to the one after it, and all wait twice.
@@ -290,7 +283,7 @@ static void gather(const struct log *log)
 {
     uint64_t until = 0;
     while (atomic_load(&log->sync_arrived) - log->sync_served < log->sync_group) {
-        uint64_t now = now_ns();
+        uint64_t now = clock_ns();
         if (!until)
             until = now + log->sync_ns / 2;
         if (now >= until)
@@ -303,7 +296,7 @@ static void gather(const struct log *log)
 static enum fkv_error sync_for_all(struct log *log)
 {
     gather(log);
-    uint64_t begin = now_ns();
+    uint64_t begin = clock_ns();
     uint64_t served = atomic_load(&log->sync_arrived); /* before the commit: theirs are in it */
     uint64_t target = atomic_load(&log->written_commit);
     enum fkv_error error = sync_files(log);
@@ -312,7 +305,7 @@ static enum fkv_error sync_for_all(struct log *log)
     else
         atomic_store(&log->durable_commit, target);
     log->syncs++;
-    log->sync_ns = now_ns() - begin;
+    log->sync_ns = clock_ns() - begin;
     log->sync_group = atomic_load(&log->sync_arrived) - log->sync_served;
     log->sync_served = served;
     atomic_fetch_add(&log->sync_round, 1);
