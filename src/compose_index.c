@@ -106,15 +106,9 @@ static void insert(struct compose *compose, const struct composed_key *key,
         uint32_t page;
         uint32_t at = probe_at(&probe, segment->pages, i, &page);
         struct bucket *bucket = &buckets[page * BUCKETS_PER_PAGE + at];
-        for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
-            struct slot *slot = &bucket->slot[s];
-            if (slot->entry)
-                continue;
-            slot->tag |= fragment.tag; /* its marks stay */
-            slot->entry = key->entry | (uint64_t)fragment.low << LOW_SHIFT;
+        if (bucket_fill(bucket, fragment.tag, key->entry | (uint64_t)fragment.low << LOW_SHIFT))
             return;
-        }
-        bucket->slot[probe.class >> 1].tag |= 1ull << (TAG_BITS + (probe.class & 1));
+        bucket_mark(bucket, probe.class);
     }
 }
 

@@ -17,12 +17,6 @@ static inline uint32_t *segment_link(const struct index *index, uint32_t id)
     return (uint32_t *)index->links.base + id;
 }
 
-static inline void mark(struct bucket *bucket, uint32_t class)
-{
-    uint64_t *tag = &bucket->slot[class >> 1].tag;
-    __atomic_store_n(tag, *tag | 1ull << (TAG_BITS + (class & 1)), __ATOMIC_RELEASE);
-}
-
 /* ---------------------------------------------------------------- making */
 
 enum fkv_error index_make(struct index *index, struct pages *pages, struct reclaim *reclaim)
@@ -140,15 +134,11 @@ static void building_insert(struct index *index, struct building *building, uint
         uint32_t at = probe_at(&probe, building->pages, i, &page);
         struct bucket *bucket =
             (struct bucket *)frame_bytes(index->pages, building->frame[page]) + at;
-        for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
-            if (bucket->slot[s].entry)
-                continue;
-            bucket->slot[s].tag = (bucket->slot[s].tag & ~TAG_MASK) | tag;
-            bucket->slot[s].entry = entry;
+        if (bucket_fill(bucket, tag, entry)) {
             building->count++;
             return;
         }
-        mark(bucket, probe.class);
+        bucket_mark(bucket, probe.class);
         assert(i < probes_max(building->pages));
     }
 }
@@ -762,17 +752,11 @@ static void insert(struct index *index, struct hash128 hash, uint64_t value)
         uint32_t at = probe_at(&probe, segment->pages, i, &page);
         struct bucket *bucket =
             (struct bucket *)pages_write(index->pages, SPACE_INDEX, entry->page[page]) + at;
-        for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
-            struct slot *slot = &bucket->slot[s];
-            if (slot->entry)
-                continue;
-            __atomic_store_n(&slot->tag, (slot->tag & ~TAG_MASK) | key.tag, __ATOMIC_RELAXED);
-            __atomic_store_n(&slot->entry, value | (uint64_t)key.low << LOW_SHIFT,
-                             __ATOMIC_RELEASE);
+        if (bucket_fill(bucket, key.tag, value | (uint64_t)key.low << LOW_SHIFT)) {
             set_count(index, id, 1);
             return;
         }
-        mark(bucket, probe.class);
+        bucket_mark(bucket, probe.class);
     }
     assert(!"index_prepare made room");
 }
