@@ -18,9 +18,7 @@ static inline enum fkv_error said_of(uint64_t owner, enum fkv_error error)
 
 static inline enum fkv_error said(const fkv *db, enum fkv_error error)
 {
-    if (__builtin_expect(error > FKV_NOT_FOUND, 0))
-        error_claim(db ? db->id : 0);
-    return error;
+    return said_of(db ? db->id : 0, error);
 }
 
 static inline enum fkv_error say_of(uint64_t owner, enum fkv_error error, const char *text)
@@ -49,7 +47,24 @@ static inline enum fkv_error check_alive(const fkv *db)
 {
     if (!db)
         return say_of(0, FKV_INVALID, "the handle is NULL");
-    return *db->alive ? FKV_OK : say(db, FKV_FORKED, "the store was opened before fork()");
+    if (__atomic_load_n(db->alive, __ATOMIC_RELAXED) == HANDLE_FORKED)
+        return say(db, FKV_FORKED, "the store was opened before fork()");
+    return FKV_OK;
+}
+
+/* The options that were given, as far as the caller knows of them, over the defaults that are in
+ * `all`. Both begin with their size; at least `least` bytes are to be given, by `init`. */
+static inline enum fkv_error call_options(void *all, size_t all_bytes, const void *given,
+                                          size_t least, const char *init)
+{
+    size_t bytes;
+    if (!given)
+        return FKV_OK;
+    memcpy(&bytes, given, sizeof bytes);
+    if (bytes < least)
+        return error_set(FKV_INVALID, "options were not made with %s", init);
+    memcpy(all, given, min_u64(bytes, all_bytes));
+    return FKV_OK;
 }
 
 /* Not a key at all: why? */

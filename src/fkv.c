@@ -29,10 +29,9 @@ void fkv_options_init(fkv_options *options)
 
 enum fkv_error call_handle_state(fkv *db)
 {
-    if (!db)
-        return say(db, FKV_INVALID, "the handle is NULL");
-    if (__atomic_load_n(db->alive, __ATOMIC_RELAXED) == HANDLE_FORKED)
-        return say(db, FKV_FORKED, "the store was opened before fork()");
+    enum fkv_error error = check_alive(db);
+    if (error)
+        return error;
     /* Without threads, where none writes: this reader waits for the others, before it begins. */
     __atomic_store_n(db->alive, HANDLE_ALIVE, __ATOMIC_RELAXED);
     reclaim_wait(&db->reclaim);
@@ -166,10 +165,11 @@ enum fkv_error fkv_checkpoint(fkv *db)
     return said(db, error);
 }
 
+enum { STEPS_AT_ONCE = 4096 }; /* of a compaction, by a call */
+
 /* A little of what fkv_compact does, in one hold of the writer lock; *goes_on false at the end. */
 static enum fkv_error compact_some(fkv *db, struct compaction *compaction, bool *goes_on)
 {
-    enum { STEPS_AT_ONCE = 4096 };
     pthread_mutex_lock(&db->writer);
     enum fkv_error error = compaction_some(db, compaction, STEPS_AT_ONCE, goes_on);
     if (!error && compaction->stuck)
@@ -232,7 +232,6 @@ enum fkv_error fkv_compact_stop(fkv *db)
 
 enum fkv_error fkv_compact_step(fkv *db, int *more)
 {
-    enum { STEPS_AT_ONCE = 4096 };
     enum fkv_error error = check_handle(db);
     if (error)
         return error;

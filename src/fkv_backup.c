@@ -15,10 +15,11 @@ static enum fkv_error take_options(const fkv_backup_options *given, struct backu
 {
     fkv_backup_options all;
     fkv_backup_options_init(&all);
-    if (given && given->size < offsetof(fkv_backup_options, bytes_per_second))
-        return error_set(FKV_INVALID, "options were not made with fkv_backup_options_init");
-    if (given)
-        memcpy(&all, given, min_u64(given->size, sizeof all));
+    enum fkv_error error =
+        call_options(&all, sizeof all, given, offsetof(fkv_backup_options, bytes_per_second),
+                     "fkv_backup_options_init");
+    if (error)
+        return error;
     if (all.flags)
         return error_set(FKV_INVALID, "unknown flags %#x", all.flags);
     *options = (struct backup_options){

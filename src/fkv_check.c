@@ -43,10 +43,10 @@ static enum fkv_error take_options(const fkv_check_options *given, struct check_
 {
     fkv_check_options all;
     fkv_check_options_init(&all);
-    if (given && given->size < offsetof(fkv_check_options, problem))
-        return error_set(FKV_INVALID, "options were not made with fkv_check_options_init");
-    if (given)
-        memcpy(&all, given, given->size < sizeof all ? given->size : sizeof all);
+    enum fkv_error error = call_options(
+        &all, sizeof all, given, offsetof(fkv_check_options, problem), "fkv_check_options_init");
+    if (error)
+        return error;
     if (all.flags)
         return error_set(FKV_INVALID, "unknown flags %#x", all.flags);
     *options = (struct check_options){
@@ -110,10 +110,10 @@ static enum fkv_error take_repair_options(const fkv_repair_options *given,
 {
     fkv_repair_options all;
     fkv_repair_options_init(&all);
-    if (given && given->size < offsetof(fkv_repair_options, problem))
-        return error_set(FKV_INVALID, "options were not made with fkv_repair_options_init");
-    if (given)
-        memcpy(&all, given, given->size < sizeof all ? given->size : sizeof all);
+    enum fkv_error error = call_options(
+        &all, sizeof all, given, offsetof(fkv_repair_options, problem), "fkv_repair_options_init");
+    if (error)
+        return error;
     if (all.flags)
         return error_set(FKV_INVALID, "unknown flags %#x", all.flags);
     *options = (struct repair_options){

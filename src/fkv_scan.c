@@ -38,11 +38,9 @@ enum fkv_error fkv_scan_open(fkv_snapshot *snapshot, const fkv_scan_options *giv
     enum fkv_error error = check_snapshot(snapshot);
     if (error)
         return error;
-    if (given && given->size < offsetof(fkv_scan_options, part))
-        return say_of(snapshot->owner, FKV_INVALID,
-                      "options were not made with their init function");
-    if (given)
-        memcpy(&options, given, min_u64(given->size, sizeof options));
+    if ((error = call_options(&options, sizeof options, given, offsetof(fkv_scan_options, part),
+                              "their init function")))
+        return said_of(snapshot->owner, error);
     uint32_t parts = options.parts ? options.parts : 1;
     if (options.flags || options.part >= parts)
         return say_of(snapshot->owner, FKV_INVALID,
