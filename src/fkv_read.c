@@ -18,7 +18,10 @@ static inline enum fkv_error get(fkv *db, const struct key *key, struct hash128 
         return error;
     SCHEDULE_POINT();
     struct place place;
-    if (__builtin_expect(read_locate(db, entry, &place) || entry & ENTRY_LARGE, 0))
+    error = read_locate(db, entry, &place);
+    if (__builtin_expect(error == READ_BY_CALL, 0))
+        return fetch_value(db, key, buffer, buffer_bytes, value_bytes);
+    if (__builtin_expect(error || entry & ENTRY_LARGE, 0))
         return read_value(db, key, buffer, buffer_bytes, value_bytes);
     prefetch_record(place.record, entry_cells(entry));
     error = check_record(db, entry, place.sequence, place.record, key->bytes, key->size);
