@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct disk_usage disk_measure(const struct engine *engine, const char *directory)
 {
@@ -70,4 +71,23 @@ bool disk_remove_directory(const char *directory)
         return true;
     complain("cannot remove %s: %s", directory, strerror(errno));
     return false;
+}
+
+uint64_t disk_write(const char *path, uint64_t bytes)
+{
+    enum { PIECE_BYTES = 1 << 20 };
+    uint8_t *piece = need_memory(1, PIECE_BYTES);
+    for (size_t i = 0; i < PIECE_BYTES; i++)
+        piece[i] = (uint8_t)(i * 2654435761u >> 13);
+    uint64_t begin = now_ns();
+    int file = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+    bool ok = file >= 0;
+    for (uint64_t done = 0; ok && done < bytes; done += PIECE_BYTES)
+        ok = write(file, piece, PIECE_BYTES) == PIECE_BYTES;
+    if (!ok || fdatasync(file) != 0)
+        die("%s: %s", path, strerror(errno));
+    close(file);
+    uint64_t spent = now_ns() - begin;
+    free(piece);
+    return spent;
 }

@@ -15,4 +15,8 @@ struct disk_usage disk_measure(const struct engine *engine, const char *director
 bool disk_make_directory(const char *directory);
 bool disk_remove_directory(const char *directory);
 
+/* Write so many bytes, up to the next MiB, to a new file in pieces of 1 MiB, and sync it; the
+ * nanoseconds that this takes. The file stays. */
+uint64_t disk_write(const char *path, uint64_t bytes);
+
 #endif

@@ -12,8 +12,6 @@
 #include "run.h"
 #include "util.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -31,22 +29,10 @@ static void must(const struct run *run, const char *call, enum engine_result res
 /* Milliseconds to write so many bytes and sync them. */
 static double plain_ms(const char *directory, uint64_t bytes)
 {
-    enum { PIECE = 1 << 20 };
     char *path = path_join(directory, "plain");
-    uint8_t *piece = need_memory(1, PIECE);
-    memset(piece, 0x5a, PIECE);
-    uint64_t start = now_ns();
-    int file = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
-    for (uint64_t done = 0; file >= 0 && done < bytes; done += PIECE)
-        if (write(file, piece, PIECE) != PIECE)
-            die("%s: %s", path, strerror(errno));
-    if (file < 0 || fdatasync(file) != 0)
-        die("%s: %s", path, strerror(errno));
-    close(file);
-    double ms = (double)(now_ns() - start) / 1e6;
+    double ms = (double)disk_write(path, bytes) / 1e6;
     unlink(path);
     free(path);
-    free(piece);
     return ms;
 }
 

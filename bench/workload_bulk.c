@@ -12,14 +12,11 @@
 #include "run.h"
 #include "util.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define PIECE_BYTES ((size_t)1 << 20)
 #define BATCH 100000u
 
 static uint64_t written_bytes(void)
@@ -38,22 +35,9 @@ static uint64_t written_bytes(void)
 static uint64_t disk_floor(const struct run *run, uint64_t bytes)
 {
     char *path = path_join(run->bench->directory, "floor");
-    uint8_t *piece = need_memory(1, PIECE_BYTES);
-    for (size_t i = 0; i < PIECE_BYTES; i++)
-        piece[i] = (uint8_t)(i * 2654435761u >> 13);
     sync();
-    uint64_t begin = now_ns();
-    int file = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0644);
-    bool ok = file >= 0;
-    for (uint64_t done = 0; ok && done < bytes; done += PIECE_BYTES)
-        ok = write(file, piece, PIECE_BYTES) == (ssize_t)PIECE_BYTES;
-    ok = ok && fdatasync(file) == 0;
-    uint64_t spent = now_ns() - begin;
-    if (!ok)
-        die("%s: %s", path, strerror(errno));
-    close(file);
+    uint64_t spent = disk_write(path, bytes);
     unlink(path);
-    free(piece);
     free(path);
     return spent;
 }

@@ -17,7 +17,6 @@
 #include "run.h"
 #include "util.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -31,21 +30,6 @@
 enum { DEPTH = 32, READ_BYTES = 4096, ROUNDS = 5, DISK_SECONDS = 3 };
 
 /* ---------------------------------------------------------------- the disk */
-
-static void make_file(const char *path, uint64_t bytes)
-{
-    enum { PIECE = 1 << 20 };
-    uint8_t *piece = need_memory(1, PIECE);
-    memset(piece, 0x5a, PIECE);
-    int file = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
-    bool ok = file >= 0;
-    for (uint64_t done = 0; ok && done < bytes; done += PIECE)
-        ok = write(file, piece, PIECE) == PIECE;
-    if (!ok || fsync(file) != 0)
-        die("%s: %s", path, strerror(errno));
-    close(file);
-    free(piece);
-}
 
 /* Reads a second, or 0 if there is no fio that can do it. */
 static double disk_by_fio(const char *path, bool direct)
@@ -124,7 +108,7 @@ static void measure_disk(const struct run *run, double reads)
     char *path = path_join(run->bench->directory, "disk");
     uint64_t bytes = run->data.keys * (run->data.key_bytes_max + run->data.value_bytes_max);
     bool by_fio = true;
-    make_file(path, bytes);
+    disk_write(path, bytes);
     for (int direct = 0; direct < 2; direct++) {
         bench_progress(run->bench, direct ? "the disk, O_DIRECT" : "the disk", 0, 1);
         double can = by_fio ? disk_by_fio(path, direct) : 0;

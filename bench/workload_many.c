@@ -130,9 +130,9 @@ static void ask_in_turns(struct run *run, const char *of)
     for (int f = 0; f < FIGURES; f++) {
         char name[32];
         bool exists = f >= 2 ? (f - 2) / BATCHES : f;
-        snprintf(name, sizeof name, "%s_%s%s_ns", of, exists ? "exists" : "get",
-                 f < 2 ? "" : "_many");
-        if (f >= 2)
+        if (f < 2)
+            snprintf(name, sizeof name, "%s_%s_ns", of, exists ? "exists" : "get");
+        else
             snprintf(name, sizeof name, "%s_%s%u_ns", of, exists ? "exists" : "get",
                      batches[(f - 2) % BATCHES]);
         if (f < 2 || run->engine->get_many)
