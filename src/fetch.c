@@ -112,9 +112,6 @@ enum fkv_error fetch_sector(struct fkv *db, uint32_t sector, struct sector_room 
 
 #ifdef FKV_TESTING
 bool fetch_test_by_call;
-#endif
-
-#ifdef FKV_TESTING
 enum fetch_way fetch_test_way;
 #endif
 

@@ -124,8 +124,7 @@ static inline __attribute__((always_inline)) void read_group(fkv *db, fkv_read *
     }
 }
 
-/* ---------------------------------------------------------------- records that are not in memory
- */
+/* ---------------------------------------------------------------- what is not in memory */
 
 /* A queue for reads: one that another call has left, or a new one. NULL: there is none to be had.
  */
