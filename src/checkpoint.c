@@ -298,18 +298,29 @@ static bool is_time(const struct fkv *db)
 }
 
 /*
- * Who outruns a checkpoint finds the log full and waits for all the rest of it, 0.1 s and more. So
- * commits slow down before: once half of the room is used each of them sleeps, and four times as
- * long with each further halving. (A system's shortest sleep is some 60 microseconds.)
+ * Who outruns a checkpoint finds the log full and waits for all the rest of it, 0.1 s and more; who
+ * outruns the flusher has no buffer for a sector, and waits for it at each one. So commits slow
+ * down before: once half of the room is used each of them sleeps, and four times as long with each
+ * further halving. (A system's shortest sleep is some 60 microseconds.)
  */
-static uint32_t pause_us(const struct fkv *db)
+static uint32_t pause_us(uint64_t left, uint64_t room)
 {
     enum { FIRST_US = 16, MAX_US = 4096 };
     uint32_t pause = 0;
-    uint64_t room = room_in_log(db);
-    for (uint64_t half = db->checkpoint.log_room / 2; room < half && pause < MAX_US; half /= 2)
+    for (uint64_t half = room / 2; left < half && pause < MAX_US; half /= 2)
         pause = pause ? pause * 4 : FIRST_US;
     return pause;
+}
+
+/* How long commits sleep from here on. */
+static void set_pause(struct fkv *db)
+{
+    struct checkpoint *checkpoint = &db->checkpoint;
+    uint32_t pause = pause_us(tail_buffers_left(&db->tail), BUFFERS_USUAL);
+    if (checkpoint->stage != CHECKPOINT_IDLE)
+        pause = (uint32_t)max_u64(pause, pause_us(room_in_log(db), checkpoint->log_room));
+    if (pause != atomic_load_explicit(&checkpoint->pause_us, memory_order_relaxed))
+        atomic_store_explicit(&checkpoint->pause_us, pause, memory_order_relaxed);
 }
 
 void checkpoint_pause(struct fkv *db)
@@ -322,12 +333,12 @@ void checkpoint_pause(struct fkv *db)
 void checkpoint_poll(struct fkv *db)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
+    if (db->threads)
+        set_pause(db);
     if (checkpoint->stage == CHECKPOINT_IDLE && !checkpoint->wanted && !is_time(db))
         return;
     if (db->threads) {
-        if (checkpoint->stage != CHECKPOINT_IDLE) {
-            atomic_store_explicit(&checkpoint->pause_us, pause_us(db), memory_order_relaxed);
-        } else if (!checkpoint->wanted) {
+        if (checkpoint->stage == CHECKPOINT_IDLE && !checkpoint->wanted) {
             checkpoint->wanted = true;
             pthread_cond_signal(&db->checkpoint_wanted);
         }

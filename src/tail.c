@@ -14,6 +14,7 @@ enum fkv_error tail_make(struct tail *tail, struct sectors *sectors, struct recl
     pthread_mutex_init(&tail->flush_lock, NULL);
     pthread_mutex_init(&tail->queue_lock, NULL);
     pthread_cond_init(&tail->flush_wanted, NULL);
+    pthread_cond_init(&tail->flush_done, NULL);
     return reservation_make(&tail->memory, BUFFERS_MAX * SECTOR_BYTES, true) ? FKV_NO_MEMORY
                                                                              : FKV_OK;
 }
@@ -115,7 +116,9 @@ static void retire_flushed(struct tail *tail)
     }
 }
 
-/* A buffer for the next sector: a free one, a new one, or one that is written out now. */
+static enum fkv_error flush_one_or_wait(struct tail *tail);
+
+/* A buffer for the next sector: a free one, a new one, or one that was waited for. */
 static enum fkv_error buffer_take(struct tail *tail, struct buffer **buffer)
 {
     retire_flushed(tail);
@@ -124,7 +127,7 @@ static enum fkv_error buffer_take(struct tail *tail, struct buffer **buffer)
         return FKV_OK;
     if ((*buffer = buffer_new(tail, BUFFERS_USUAL)))
         return FKV_OK;
-    enum fkv_error error = tail_flush(tail);
+    enum fkv_error error = flush_one_or_wait(tail);
     if (error)
         return error;
     retire_flushed(tail);
@@ -163,6 +166,7 @@ void tail_seal(struct tail *tail)
     else
         tail->sealed_head = buffer;
     tail->sealed_tail = buffer;
+    tail->sealed_count++;
     pthread_cond_signal(&tail->flush_wanted);
     pthread_mutex_unlock(&tail->queue_lock);
     sectors_seal(tail->sectors, tail->sector);
@@ -347,13 +351,18 @@ static enum fkv_error write_cells(struct tail *tail, struct buffer *buffer, uint
     return FKV_OK;
 }
 
-/* Write up to so many sealed sectors. */
-static enum fkv_error flush_some(struct tail *tail, uint32_t most)
+static void flush_unlock(struct tail *tail)
+{
+    pthread_mutex_unlock(&tail->flush_lock);
+    pthread_mutex_lock(&tail->queue_lock);
+    pthread_cond_signal(&tail->flush_done);
+    pthread_mutex_unlock(&tail->queue_lock);
+}
+
+/* Write up to so many sealed sectors. flush_lock is held. */
+static enum fkv_error flush_locked(struct tail *tail, uint32_t most)
 {
     enum fkv_error error = FKV_OK;
-    if (tail->sectors->read_only)
-        return FKV_OK;
-    pthread_mutex_lock(&tail->flush_lock);
     while (!error && most--) {
         pthread_mutex_lock(&tail->queue_lock);
         struct buffer *buffer = tail->sealed_head;
@@ -369,13 +378,46 @@ static enum fkv_error flush_some(struct tail *tail, uint32_t most)
         tail->sealed_head = buffer->next;
         if (!tail->sealed_head)
             tail->sealed_tail = NULL;
+        tail->sealed_count--;
         buffer->last_sector = buffer->sector;
         buffer->sector = 0;
         buffer->next = tail->flushed;
         tail->flushed = buffer;
+        pthread_cond_signal(&tail->flush_done);
         pthread_mutex_unlock(&tail->queue_lock);
     }
-    pthread_mutex_unlock(&tail->flush_lock);
+    return error;
+}
+
+static enum fkv_error flush_some(struct tail *tail, uint32_t most)
+{
+    if (tail->sectors->read_only)
+        return FKV_OK;
+    pthread_mutex_lock(&tail->flush_lock);
+    enum fkv_error error = flush_locked(tail, most);
+    flush_unlock(tail);
+    return error;
+}
+
+/*
+ * For the writer: until the file has one more of the sealed sectors. Who is at it already may have
+ * many to write, of some milliseconds each, so the lock is not waited for, but a sector.
+ */
+static enum fkv_error flush_one_or_wait(struct tail *tail)
+{
+    enum fkv_error error = FKV_OK;
+    bool mine = false;
+    pthread_mutex_lock(&tail->queue_lock);
+    while (tail->sealed_head && !tail->flushed && !tail->failed &&
+           !(mine = pthread_mutex_trylock(&tail->flush_lock) == 0))
+        pthread_cond_wait(&tail->flush_done, &tail->queue_lock);
+    pthread_mutex_unlock(&tail->queue_lock);
+    if (mine) {
+        error = flush_locked(tail, 1);
+        flush_unlock(tail);
+    } else if (tail->failed) {
+        error = error_set(FKV_IO, "%s: values could not be written", tail->sectors->path);
+    }
     return error;
 }
 
@@ -396,7 +438,7 @@ enum fkv_error tail_flush_open(struct tail *tail, uint32_t sector, uint32_t cell
     pthread_mutex_unlock(&tail->queue_lock);
     if (buffer)
         error = write_cells(tail, buffer, cell);
-    pthread_mutex_unlock(&tail->flush_lock);
+    flush_unlock(tail);
     return error;
 }
 

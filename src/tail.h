@@ -9,7 +9,8 @@
  *
  * Locks: the writer lock protects appending; `flush_lock` is held by whoever writes buffers to the
  * file, so that a buffer is not reused under him; `queue_lock` protects the lists of buffers.
- * Order: writer lock, flush_lock, queue_lock.
+ * Order: writer lock, flush_lock, queue_lock. With flush_lock nobody waits for the writer lock: so
+ * the writer may wait for who has it.
  */
 #ifndef FKV_TAIL_H
 #define FKV_TAIL_H
@@ -58,8 +59,10 @@ struct tail {
     struct buffer *free;
     uint32_t free_count;
     struct buffer *sealed_head, *sealed_tail;
-    struct buffer *flushed; /* written; readers may still be in them */
-    uint32_t extend;        /* the flusher is to make so many sectors ready */
+    _Atomic uint32_t sealed_count;
+    struct buffer *flushed;    /* written; readers may still be in them */
+    pthread_cond_t flush_done; /* a sector was written, or flush_lock released */
+    uint32_t extend;           /* the flusher is to make so many sectors ready */
     bool stop;
 
     _Atomic uint64_t written_bytes;
@@ -104,6 +107,13 @@ void tail_seal(struct tail *tail);
 
 /* Fill up with padding to a page, so that what is before can be written and never again. */
 void tail_pad_to_page(struct tail *tail);
+
+/* How many sectors can still be opened before somebody has to wait for the file. */
+static inline uint32_t tail_buffers_left(const struct tail *tail)
+{
+    uint32_t waiting = atomic_load_explicit(&tail->sealed_count, memory_order_relaxed);
+    return waiting < BUFFERS_USUAL ? BUFFERS_USUAL - waiting : 0;
+}
 
 /* Write all sealed sectors that wait. Takes flush_lock. */
 enum fkv_error tail_flush(struct tail *tail);
