@@ -393,8 +393,8 @@ static void test_model(void **state)
             to[i] += from[i];
         assert_int_equal(memory_test_blocks(), blocks);
     }
-    if (support_is_long())
-        return;
+    if (support_is_long() || getenv("FKV_TEST_SEED"))
+        return; /* what a seed reaches is known of the usual one alone */
     print_message(
         "%d puts, %d rewrites, %d deletes, %d reads, %d transactions, %d openings, %d MB\n",
         (int)sum.did.puts, (int)sum.did.rewrites, (int)sum.did.removes, (int)sum.did.reads,
