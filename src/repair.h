@@ -17,8 +17,8 @@
  * that shows that they were synced must be in it. If they are not, or the log or both headers are
  * lost, then everything that is whole counts: frames that no chain leads to, in the order of their
  * commits, and records that are in the file since the checkpoint, merged by their places. A frame's
- * checksum is over the records in it too, so they are taken as they lie there: their own is bound to
- * a place whose sequence stands in another frame, which may be the one that is lost.
+ * checksum is over the records in it too, so they are taken as they lie there: their own is bound
+ * to a place whose sequence stands in another frame, which may be the one that is lost.
  *
  * The damaged store is only read, with calls (image.h). The new one gets its salt, so that the
  * hashes of deleted keys in the log mean something, and in digest mode its id: the digests hang on

@@ -41,7 +41,7 @@ static bool has(fkv *db, const char *key)
 /* A commit of several records, which the log only refers to. */
 static enum fkv_error put_batch(fkv *db, unsigned flags)
 {
-    char key[16], value[200];
+    char key[24], value[200];
     fkv_txn *txn;
     assert_ok(fkv_txn_begin(db, &txn));
     for (int i = 0; i < RECORDS; i++) {
@@ -56,7 +56,7 @@ static enum fkv_error put_batch(fkv *db, unsigned flags)
 
 static bool has_batch(fkv *db)
 {
-    char key[16];
+    char key[24];
     int found = 0;
     for (int i = 0; i < RECORDS; i++) {
         snprintf(key, sizeof key, "batch%d", i);
