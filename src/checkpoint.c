@@ -316,7 +316,7 @@ static uint32_t pause_us(uint64_t left, uint64_t room)
 static void set_pause(struct fkv *db)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
-    uint32_t pause = pause_us(tail_buffers_left(&db->tail), BUFFERS_USUAL);
+    uint32_t pause = pause_us(tail_buffers_left(&db->tail), db->tail.buffers_usual);
     if (checkpoint->stage != CHECKPOINT_IDLE)
         pause = (uint32_t)max_u64(pause, pause_us(room_in_log(db), checkpoint->log_room));
     if (pause != atomic_load_explicit(&checkpoint->pause_us, memory_order_relaxed))

@@ -151,6 +151,7 @@ void fetch_decide(struct fkv *db)
 #ifdef FKV_TESTING
     memory = fetch_test_by_call ? 0 : memory;
 #endif
+    tail_limit_memory(&db->tail, memory);
     uint64_t need = (uint64_t)sectors->count * SECTOR_BYTES + store_memory_bytes(db);
     bool beyond = atomic_load(&db->beyond_memory);
     /* Some way apart, so that a store at the edge does not change its way all the time. */

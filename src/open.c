@@ -258,6 +258,7 @@ static enum fkv_error make_parts(struct fkv *db)
         error = index_make(&db->index, &db->pages, &db->reclaim);
     if (!error)
         error = tail_make(&db->tail, &db->sectors, &db->reclaim, 0, db->threads);
+    tail_limit_memory(&db->tail, db->os->ops->memory(db->os));
     db->tail.writer = &db->writer;
     db->undo.reclaim = &db->reclaim;
     db->sectors.undo = &db->undo;

@@ -10,7 +10,11 @@ enum { CELLS_PER_PAGE = PAGE_BYTES / CELL_BYTES };
 enum fkv_error tail_make(struct tail *tail, struct sectors *sectors, struct reclaim *reclaim,
                          uint64_t seed, bool threads)
 {
-    *tail = (struct tail){.sectors = sectors, .reclaim = reclaim, .seed = seed, .threads = threads};
+    *tail = (struct tail){.sectors = sectors,
+                          .reclaim = reclaim,
+                          .seed = seed,
+                          .threads = threads,
+                          .buffers_usual = BUFFERS_USUAL};
     pthread_mutex_init(&tail->flush_lock, NULL);
     pthread_mutex_init(&tail->queue_lock, NULL);
     pthread_cond_init(&tail->flush_wanted, NULL);
@@ -23,6 +27,12 @@ void tail_drop(struct tail *tail)
 {
     memory_free(tail->opened);
     reservation_drop(&tail->memory);
+}
+
+void tail_limit_memory(struct tail *tail, uint64_t bytes)
+{
+    uint64_t most = min_u64(bytes / 8 / SECTOR_BYTES, BUFFERS_USUAL);
+    atomic_store(&tail->buffers_usual, (uint32_t)max_u64(most, BUFFERS_LEAST));
 }
 
 static uint32_t place_of(const struct tail *tail, uint32_t cell)
@@ -78,7 +88,7 @@ static void make_buffers_ahead(struct tail *tail)
         pthread_mutex_lock(&tail->queue_lock);
         bool enough = tail->free_count >= ahead;
         pthread_mutex_unlock(&tail->queue_lock);
-        struct buffer *buffer = enough ? NULL : buffer_new(tail, BUFFERS_USUAL);
+        struct buffer *buffer = enough ? NULL : buffer_new(tail, tail->buffers_usual);
         if (!buffer)
             return;
         for (size_t at = 0; at < SECTOR_BYTES; at += PAGE_BYTES)
@@ -123,9 +133,10 @@ static enum fkv_error buffer_take(struct tail *tail, struct buffer **buffer)
 {
     retire_flushed(tail);
     reclaim_poll(tail->reclaim, true);
-    if ((*buffer = buffer_take_free(tail)))
-        return FKV_OK;
-    if ((*buffer = buffer_new(tail, BUFFERS_USUAL)))
+    /* Else those that come back from readers would let ever more wait for the file. */
+    bool keeps_up = tail_buffers_left(tail) > 1;
+    if (keeps_up &&
+        ((*buffer = buffer_take_free(tail)) || (*buffer = buffer_new(tail, tail->buffers_usual))))
         return FKV_OK;
     enum fkv_error error = flush_one_or_wait(tail);
     if (error)

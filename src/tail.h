@@ -28,9 +28,9 @@ struct buffer {
     uint32_t flushed_cell; /* the file has the cells before this; at a page boundary */
 };
 
-/* With more buffers than usual the writer writes sectors itself. It has more than that only if
- * read sections stay open long; beyond the maximum it fails. */
-enum { BUFFERS_USUAL = 128, BUFFERS_MAX = 1024 };
+/* With more buffers than usual, or than memory allows, the writer writes sectors itself. It has
+ * more than that only if read sections stay open long; beyond the maximum it fails. */
+enum { BUFFERS_USUAL = 128, BUFFERS_LEAST = 8, BUFFERS_MAX = 1024 };
 
 struct tail {
     struct sectors *sectors;
@@ -52,6 +52,7 @@ struct tail {
     struct reservation memory; /* of the buffers */
     struct buffer buffers[BUFFERS_MAX];
     _Atomic uint32_t buffer_count;
+    _Atomic uint32_t buffers_usual; /* BUFFERS_USUAL, or fewer: tail_limit_memory */
 
     pthread_mutex_t flush_lock;
     pthread_mutex_t queue_lock;
@@ -72,6 +73,9 @@ struct tail {
 enum fkv_error tail_make(struct tail *tail, struct sectors *sectors, struct reclaim *reclaim,
                          uint64_t seed, bool threads);
 void tail_drop(struct tail *tail);
+/* So much memory may be used, by everybody: an eighth of it is for buffers. Those that there are
+ * already stay. */
+void tail_limit_memory(struct tail *tail, uint64_t bytes);
 
 /* Take up the open sector of an opened store: its first cells are in the file. */
 enum fkv_error tail_open(struct tail *tail, uint32_t sector, uint32_t cell);
@@ -112,7 +116,8 @@ void tail_pad_to_page(struct tail *tail);
 static inline uint32_t tail_buffers_left(const struct tail *tail)
 {
     uint32_t waiting = atomic_load_explicit(&tail->sealed_count, memory_order_relaxed);
-    return waiting < BUFFERS_USUAL ? BUFFERS_USUAL - waiting : 0;
+    uint32_t usual = atomic_load_explicit(&tail->buffers_usual, memory_order_relaxed);
+    return waiting < usual ? usual - waiting : 0;
 }
 
 /* Write all sealed sectors that wait. Takes flush_lock. */

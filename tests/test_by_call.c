@@ -33,13 +33,18 @@ static void fill(uint8_t *to, size_t bytes, uint64_t seed)
     rng_fill(&rng, to, bytes);
 }
 
-static void world_open(struct world *world, uint32_t flags)
+static void world_open_with(struct world *world, uint32_t flags, uint64_t log_bytes_max)
 {
     fkv_options options;
     fkv_options_init(&options);
     options.flags = flags;
-    options.log_bytes_max = 16 << 20;
+    options.log_bytes_max = log_bytes_max;
     must(store_open(os_sim_os(world->sim), "store", &options, &world->db));
+}
+
+static void world_open(struct world *world, uint32_t flags)
+{
+    world_open_with(world, flags, 16 << 20);
 }
 
 static struct world *world_new(uint64_t memory_bytes, uint32_t flags)
@@ -227,6 +232,30 @@ static void test_one_read_a_get(void **state)
     count_reads(1 << 20, 0);
 }
 
+/* Sectors wait in memory for a flusher that does not come: in fewer buffers where memory is little.
+ */
+static void test_buffers(void **state)
+{
+    (void)state;
+    enum { MEMORY = 80 << 20, SHARE = MEMORY / 8 / SECTOR_BYTES, WAIT_FOR_READERS = 4 };
+    for (int i = 0; i < 2; i++) {
+        struct world *world = world_new(i ? MEMORY : 0, FKV_NO_THREAD);
+        must(store_close(world->db));
+        world_open_with(world, FKV_NO_THREAD, 256 << 20); /* no checkpoint writes them */
+        struct tail *tail = &world->db->tail;
+        tail->threads = true;
+        for (uint32_t key = 0; key < 600; key++)
+            put(world, key, 100000);
+        print_message("%u buffers of %u\n", tail->buffer_count, tail->buffers_usual);
+        assert_int_equal(tail->buffers_usual, i ? SHARE : BUFFERS_USUAL);
+        assert_in_range(tail->buffer_count, SHARE, i ? SHARE + WAIT_FOR_READERS : BUFFERS_MAX);
+        assert_true(i || tail->buffer_count > 2 * SHARE);
+        tail->threads = false;
+        check_all(world);
+        world_end(world);
+    }
+}
+
 /* An error of the medium comes back as FKV_IO, and hurts nothing else. */
 static void test_media_error(void **state)
 {
@@ -329,7 +358,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_without_mapping), cmocka_unit_test(test_larger_than_memory),
         cmocka_unit_test(test_recovery),        cmocka_unit_test(test_one_read_a_get),
         cmocka_unit_test(test_media_error),     cmocka_unit_test(test_collector_beside_errors),
-        cmocka_unit_test(test_borrow),
+        cmocka_unit_test(test_borrow),          cmocka_unit_test(test_buffers),
     };
     return support_run(argc, argv, "by_call", tests, sizeof tests / sizeof tests[0]);
 }
