@@ -158,6 +158,7 @@ void fetch_decide(struct fkv *db)
     if (beyond ? need >= memory / 8 * 7 : need <= memory)
         return;
     atomic_store(&db->beyond_memory, !beyond);
+    db->log.scarce = !beyond;
     if (!sectors->unmapped)
         sectors_read_by_call(sectors, !beyond);
 }

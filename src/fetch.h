@@ -58,8 +58,8 @@ static inline void sector_room_drop(struct sector_room *room)
 }
 
 /* Decide whether records are read by calls or in the mapping: where the file and the library's own
- * memory are more than this process may use, by calls. Writer lock, or nobody else has the store.
- */
+ * memory are more than this process may use, by calls. The log and the tail are told, too. Writer
+ * lock, or nobody else has the store. */
 void fetch_decide(struct fkv *db);
 
 /*

@@ -196,7 +196,25 @@ static void put_frame(struct log *log, uint64_t bytes, uint32_t flags, uint64_t 
     log->written_bytes += bytes;
 }
 
-enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
+/*
+ * See log.h. Only what lies between head and the first byte that a recovery needs, in whole pages;
+ * and one page a call, so that the page cache does not hold them in larger pieces, of which every
+ * sync would write the whole. What fails is only not done: storing into the page works all the
+ * same.
+ */
+static void zero_pages(struct log *log, uint64_t bytes)
+{
+    static const uint8_t zeros[PAGE_BYTES];
+    uint64_t end = log->head.offset < log->start ? log->start : log->size;
+    end = min_u64(round_up(log->head.offset + bytes, PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
+    uint64_t at = max_u64(log->zeroed, round_up(log->head.offset, PAGE_BYTES));
+    for (; at < end; at += PAGE_BYTES)
+        if (log->ops->write(log->file, zeros, PAGE_BYTES, at))
+            return;
+    log->zeroed = at;
+}
+
+static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
 {
     *full = false;
     if (bytes >= UINT32_MAX)
@@ -211,6 +229,7 @@ enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
         put_frame(log, wrap_bytes, FRAME_WRAP, 0);
         log->live_bytes += left;
         log->head.offset = LOG_FRAMES_OFFSET;
+        log->zeroed = 0;
         return FKV_OK;
     }
     enum fkv_error error = FKV_FULL;
@@ -219,13 +238,21 @@ enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
         error = grow(log, bytes);
     if (error == FKV_FULL && front) {
         log->size_max = min_u64(log->size_max, log->size); /* as it is, it must do */
-        return log_reserve(log, bytes, full);
+        return reserve(log, bytes, full);
     }
     if (error == FKV_FULL && !alone) {
         *full = true;
         error_set(error, "%s: no room for %llu bytes before the next checkpoint", log->path,
                   (unsigned long long)bytes);
     }
+    return error;
+}
+
+enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
+{
+    enum fkv_error error = reserve(log, bytes, full);
+    if (!error && __builtin_expect(log->scarce, 0))
+        zero_pages(log, bytes);
     return error;
 }
 

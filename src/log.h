@@ -14,6 +14,10 @@
  * as much as the sync itself. So who syncs lengthens the file ahead of need, by a MiB of zeros that
  * are stored.
  *
+ * Pages of the ring's last round leave memory where that is scarce, and to store into a page that
+ * is not there reads it from the device first. So then each is written as zeros, whole, before
+ * frames are stored into it: that reads nothing, and the chain ends at zeros as at older frames.
+ *
  * Threads: the writer lock protects the ring. log_sync takes no lock: whoever makes sync_round odd
  * syncs for all that is written, while the others sleep until it is even again (group commit).
  * grow_lock is between the writer that needs a longer file and the one that lengthens it ahead.
@@ -57,6 +61,8 @@ struct log {
     uint64_t start;      /* the first byte that a recovery needs */
     uint64_t live_bytes; /* from start to head */
     uint64_t written_bytes;
+    bool scarce;     /* is memory? Writer lock */
+    uint64_t zeroed; /* from head on, pages up to here are in memory, as zeros. If less: none */
     _Atomic uint64_t syncs;
 
     _Atomic uint64_t written_commit; /* the last that is in a frame */

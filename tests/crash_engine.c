@@ -264,7 +264,8 @@ void enumerate(const struct workload *workload, uint64_t seed, unsigned every, u
 {
     struct model model;
     struct seen seen = {0};
-    struct life life = {.sim = os_sim_new(&(struct os_sim_options){.seed = seed}),
+    struct life life = {.sim = os_sim_new(&(struct os_sim_options){
+                            .seed = seed, .memory_bytes = workload->memory_bytes}),
                         .model = &model,
                         .workload = workload,
                         .rng = rng_make(seed)};
@@ -447,10 +448,11 @@ static void live_and_die(struct life *life, const struct mood *mood)
 void chain(enum chain_kind kind, uint64_t seed, uint64_t lives)
 {
     struct model model;
-    struct life life = {.sim = os_sim_new(&(struct os_sim_options){.seed = seed}),
-                        .model = &model,
-                        .workload = &chained,
-                        .rng = rng_make(seed + (uint64_t)kind)};
+    struct life life = {
+        .sim = os_sim_new(&(struct os_sim_options){.seed = seed, .memory_bytes = seed % 3 ? 0 : 1}),
+        .model = &model,
+        .workload = &chained,
+        .rng = rng_make(seed + (uint64_t)kind)};
     uint64_t crashes = totals.crashes + totals.kills;
     clock_t began = clock();
     const char *name = kind == CHAIN_SHORT ? "short" : "chain";

@@ -133,7 +133,9 @@ struct workload {
     uint32_t garbage_percent_max;
     uint64_t log_bytes_max;
     uint64_t index_memory_max;
-    uint64_t refer_bytes; /* 0: the library's own */
+    uint64_t memory_bytes; /* that the process may use; 0: any. If less than the store, records are
+                            * read by calls, and the log's pages zeroed ahead of frames */
+    uint64_t refer_bytes;  /* 0: the library's own */
     struct phase phases[12];
 };
 

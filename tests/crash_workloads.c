@@ -209,11 +209,12 @@ const struct workload workload_loads = {
                 160}},
 };
 
-/* Nothing is read in a mapping: not by gets, not by the collector. */
+/* Nothing is read in a mapping: not by gets, not by the collector. And memory is scarce. */
 const struct workload workload_by_call = {
     .name = "by_call",
     .keys = 60,
     .flags = FKV_READ_WITHOUT_MAPPING,
+    .memory_bytes = 1,
     .garbage_percent_max = 50,
     .phases = {{{.name = "reading by calls",
                  .put = 60,
@@ -241,6 +242,7 @@ const struct workload workload_limited = {
     .name = "limited",
     .keys = 6000,
     .index_memory_max = 32768,
+    .memory_bytes = 1,
     .phases = {{INDEX_MOOD("filling", 90, 3, 0), 80},
                {{.name = "mixed",
                  .put = 60,

@@ -35,6 +35,7 @@ struct world {
     struct os_file *file;
     struct log log;
     uint64_t size_max;
+    bool scarce; /* memory is */
     uint8_t id[16];
     struct frame *frames; /* all ever written that still count */
     uint64_t frame_count;
@@ -50,6 +51,7 @@ static void open_log(struct world *world, bool create)
 {
     struct os *os = os_sim_os(world->sim);
     log_make(&world->log, os->ops, name, world->size_max, NULL, NULL);
+    world->log.scarce = world->scarce;
     assert_int_equal(os->ops->open(os, name, create ? OS_CREATE : 0, &world->file), 0);
     world->log.file = world->file;
     if (create) {
@@ -74,6 +76,7 @@ static void make_world(struct world *world, uint64_t seed, uint64_t size_max)
     struct os_sim_options options = {.seed = rng_next(&world->rng)};
     world->sim = os_sim_new(&options);
     world->size_max = size_max;
+    world->scarce = rng_percent(&world->rng, 50);
     rng_fill(&world->rng, world->id, sizeof world->id);
     world->frames = calloc(FRAMES_MAX, sizeof *world->frames);
     open_log(world, true);
@@ -306,6 +309,55 @@ static void test_stays_small_when_released_often(void **state)
         assert_int_equal(replay(&world), world.frame_count);
         drop_world(&world);
     }
+}
+
+/* Where memory is scarce, the pages that frames are stored into were written before, whole, as
+ * zeros; but never what a recovery needs. */
+static void test_zeros_ahead(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, 3, MIB);
+    world.log.scarce = world.scarce = true;
+    struct log *log = &world.log;
+    struct position position = take_position(&world);
+    uint64_t zeros = 0, shared = 0, wraps = 0;
+    while (wraps < 5) {
+        bool full;
+        uint64_t before = log->head.offset;
+        uint32_t bytes = (uint32_t)rng_below(&world.rng, 3 * PAGE_BYTES) / 8 * 8;
+        uint64_t whole = sizeof(struct format_frame) + bytes;
+        uint64_t calls = os_sim_calls(world.sim, OS_SIM_WRITE);
+        if (!log_reserve(log, whole, &full)) {
+            wraps += log->head.offset < before;
+            uint64_t limit = log->head.offset < log->start ? log->start : log->size;
+            uint64_t at = round_up(log->head.offset, PAGE_BYTES);
+            uint64_t end = log->head.offset + whole;
+            for (; at < end; at++)
+                if (at / PAGE_BYTES == limit / PAGE_BYTES)
+                    shared++; /* with what is needed */
+                else
+                    assert_int_equal(log->map[at], 0), zeros++;
+            calls = os_sim_calls(world.sim, OS_SIM_WRITE) - calls;
+            assert_true(calls <= divide_up(whole, PAGE_BYTES) + 1);
+        }
+        if (!append(&world, bytes, 0)) {
+            release(&world, position);
+            position = take_position(&world);
+            continue;
+        }
+        if (rng_percent(&world.rng, 5))
+            position = take_position(&world);
+        if (rng_percent(&world.rng, 3)) { /* all that is needed is there */
+            struct log_position head = log->head;
+            uint64_t start = log->start, live = log->live_bytes;
+            assert_int_equal(replay(&world), world.frame_count);
+            assert_true(log->start == start && log->live_bytes == live);
+            assert_true(log->head.offset == head.offset && log->head.chain == head.chain);
+        }
+    }
+    assert_true(zeros > 2 * MIB && shared > 0);
+    drop_world(&world);
 }
 
 /* One frame larger than the log may be gets its room, if nothing else is in the way. */
@@ -567,6 +619,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grows_to_its_maximum),
         cmocka_unit_test(test_stays_small_when_released_often),
+        cmocka_unit_test(test_zeros_ahead),
         cmocka_unit_test(test_large_frames),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_damage_before_durable_frames),
