@@ -621,7 +621,9 @@ typedef struct fkv_stats {
     uint64_t index_slots;    /* slots the index has room for, in memory */
     uint64_t index_bytes;    /* memory of the index, directory and page tables included */
     uint64_t index_splits;   /* segments rebuilt to grow, split, shrink or merge, since open */
-    uint64_t memory_bytes;   /* all memory the library holds for this store */
+    uint64_t memory_bytes;   /* all memory the library holds for this store, what is open on it
+                              * (snapshots, transactions, queues...) included; not what a call
+                              * uses while it runs, nor stacks of threads, nor the page cache */
     uint64_t collector_debt_cells; /* collection owed and not yet done */
     uint64_t commits;              /* since open */
     uint64_t checkpoints;          /* since open */

@@ -48,6 +48,7 @@ struct fkv_async {
     uint64_t reads;
     uint32_t depth, reading; /* requests that may be open; reads in `queue` */
     struct request *requests;
+    uint64_t bytes;                          /* of memory, in db->opened_bytes */
     struct request_list free, waiting, done; /* waiting: to be read without a queue */
 };
 
@@ -67,6 +68,13 @@ static struct request *pop(struct request_list *list)
     if (request && !(list->head = request->next))
         list->tail = NULL;
     return request;
+}
+
+static void took(struct fkv_async *async, uint64_t bytes)
+{
+    async->bytes += bytes;
+    if (async->db)
+        atomic_fetch_add_explicit(&async->db->opened_bytes, bytes, memory_order_relaxed);
 }
 
 static void notify(const struct fkv_async *async)
@@ -89,8 +97,10 @@ static void finish(struct fkv_async *async, struct request *request, enum fkv_er
     request->error = error;
     if (error != FKV_NOT_FOUND && error != FKV_CANCELLED)
         say(async, error);
-    if (request->key != request->key_small)
+    if (request->key != request->key_small) {
+        took(async, -(uint64_t)request->key_bytes);
         memory_free(request->key);
+    }
     push(&async->done, request);
 }
 
@@ -123,6 +133,7 @@ enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
                                 .depth = depth,
                                 .lot = depth < 4 ? 1 : depth / 4,
                                 .requests = requests};
+    took(async, sizeof *async + depth * sizeof *requests);
     for (unsigned i = 0; i < depth; i++)
         push(&async->free, &requests[i]);
     if (db->os->ops->queue_open && db->os->ops->queue_open(db->os, depth, -1, &async->queue))
@@ -163,6 +174,7 @@ static void end(struct fkv_async *async, bool forked)
     if (async->queue)
         async->db->os->ops->queue_close(async->queue);
     async->queue = NULL;
+    async->db->opened_bytes -= async->bytes;
     async->db = NULL;
     notify(async);
 }
@@ -252,13 +264,15 @@ static bool is_to_be_read(struct fkv *db, struct request *request)
 }
 
 /* Room for so many bytes at a multiple of `block`, a power of 2. */
-static uint8_t *make_room(struct request *request, size_t bytes, size_t block)
+static uint8_t *make_room(struct fkv_async *async, struct request *request, size_t bytes,
+                          size_t block)
 {
     size_t wanted = bytes + block;
     if (wanted > request->room_bytes) {
         uint8_t *room = memory_buffer(wanted);
         if (!room)
             return NULL;
+        took(async, wanted - request->room_bytes);
         memory_free(request->room);
         request->room = room;
         request->room_bytes = wanted;
@@ -274,7 +288,7 @@ static bool queue_read(struct fkv_async *async, struct request *request, uint64_
     size_t block = request->direct ? db->direct_block_bytes : 1;
     uint64_t begin = offset / block * block;
     request->read_bytes = round_up(offset + bytes, block) - begin;
-    uint8_t *room = make_room(request, request->read_bytes, block);
+    uint8_t *room = make_room(async, request, request->read_bytes, block);
     if (!room || db->os->ops->queue_read(async->queue, request->direct ? db->direct : db->file,
                                          room, request->read_bytes, begin, request))
         return false;
@@ -310,11 +324,14 @@ static void begin_read(struct fkv_async *async, struct request *request)
     }
 }
 
-static bool keep_key(struct request *request, const struct key *key)
+static bool keep_key(struct fkv_async *async, struct request *request, const struct key *key)
 {
     request->key = request->key_small;
-    if (key->size > KEY_SMALL && !(request->key = memory_new(key->size)))
-        return false;
+    if (key->size > KEY_SMALL) {
+        if (!(request->key = memory_new(key->size)))
+            return false;
+        took(async, key->size);
+    }
     request->key_bytes = key->size;
     request->hash = key->hash;
     if (key->size)
@@ -343,7 +360,7 @@ enum fkv_error fkv_async_get(fkv_async *async, const void *key, size_t key_bytes
     struct request *request = pop(&async->free);
     if (!request)
         return say(async, error_set(FKV_BUSY, "%u requests are open already", async->depth));
-    if (!keep_key(request, &made)) {
+    if (!keep_key(async, request, &made)) {
         push(&async->free, request);
         return say(async, FKV_NO_MEMORY);
     }

@@ -412,10 +412,12 @@ void fkv_load_free(fkv_load *load)
 
 uint64_t store_memory_bytes(struct fkv *db)
 {
-    return frames_memory_bytes(&db->pages) + (uint64_t)db->tail.buffer_count * SECTOR_BYTES +
-           STAGING_PAGES * PAGE_BYTES + (db->collector.room.bytes ? SECTOR_BYTES : 0) +
-           db->sectors.views.backed_bytes + db->sectors.states.backed_bytes +
-           db->index.segments.backed_bytes + db->undo.bytes;
+    return sizeof *db + strlen(db->path) + strlen(db->log_path) + PAGE_BYTES /* db->alive */ +
+           pages_memory_bytes(&db->pages) + sectors_memory_bytes(&db->sectors) +
+           index_own_memory_bytes(&db->index) + tail_memory_bytes(&db->tail) +
+           sizeof *db->reclaim.grace + db->undo.bytes +
+           (db->collector.room.bytes ? SECTOR_BYTES : 0) +
+           (db->stripes ? STRIPES * sizeof *db->stripes : 0) + db->opened_bytes;
 }
 
 static void fill_stats(struct fkv *db, fkv_stats *stats)

@@ -926,6 +926,14 @@ uint64_t index_memory_bytes(const struct index *index)
            index->free_number_room * sizeof(uint32_t);
 }
 
+uint64_t index_own_memory_bytes(const struct index *index)
+{
+    return index->segments.backed_bytes + index->links.backed_bytes + sizeof *index->directory +
+           (sizeof(uint32_t) << index->directory->depth) +
+           index->free_number_room * sizeof *index->free_numbers +
+           index->plan_room * sizeof *index->plans;
+}
+
 enum fkv_error index_walk(struct index *index,
                           enum fkv_error (*visit)(void *context, uint64_t entry), void *context)
 {

@@ -183,6 +183,8 @@ void index_reclaim(struct index *index, uint32_t segments);
 
 /* Bytes of memory in use, page tables included. */
 uint64_t index_memory_bytes(const struct index *index);
+/* Of it, what the pages do not hold, and what is in reserve. */
+uint64_t index_own_memory_bytes(const struct index *index);
 
 /* Call `visit` for every entry; stops at its first non-zero result. Loads pages as it goes. For
  * the writer, and for checks. */

@@ -37,7 +37,14 @@ struct fkv_load {
     struct pair_block *first, *last;
     uint64_t pairs, bytes;
     struct replaced *replaced;
+    uint64_t memory_bytes; /* of what is above; in db->opened_bytes */
 };
+
+static void took(struct fkv_load *load, uint64_t bytes)
+{
+    load->memory_bytes += bytes;
+    atomic_fetch_add_explicit(&load->db->opened_bytes, bytes, memory_order_relaxed);
+}
 
 enum fkv_error load_begin(struct fkv *db, fkv_load **begun)
 {
@@ -61,6 +68,7 @@ enum fkv_error load_begin(struct fkv *db, fkv_load **begun)
         memory_free(buffer);
         return error;
     }
+    took(load, sizeof *load + SECTOR_BYTES);
     *begun = load;
     return FKV_OK;
 }
@@ -150,6 +158,7 @@ static enum fkv_error next_sector(struct fkv_load *load)
         struct load_sector *sectors = memory_resize(load->sectors, room * sizeof *sectors);
         if (!sectors)
             return FKV_NO_MEMORY;
+        took(load, (room - load->sector_room) * sizeof *sectors);
         load->sectors = sectors;
         load->sector_room = room;
     }
@@ -171,6 +180,7 @@ static struct pair *pair_new(struct fkv_load *load)
         struct pair_block *block = memory_new(sizeof *block);
         if (!block)
             return NULL;
+        took(load, sizeof *block);
         *(load->last ? &load->last->next : &load->first) = block;
         load->last = block;
     }
@@ -364,6 +374,7 @@ static void apply(struct fkv_load *load)
 static void end(struct fkv_load *load)
 {
     load->ended = true;
+    load->db->opened_bytes -= load->memory_bytes; /* it is soon freed */
     load->db->load = NULL;
 }
 

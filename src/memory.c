@@ -11,13 +11,14 @@
 #include "error.h"
 
 #ifdef FKV_TESTING
+#include <malloc.h>
 #include <stdatomic.h>
 
 #include "planted.h"
 
 enum planted planted_bug;
 void (*schedule_point)(void);
-static _Atomic uint64_t requests, fail_at, blocks;
+static _Atomic uint64_t requests, fail_at, blocks, held_bytes;
 static _Atomic bool fail_forever;
 
 void memory_test_fail(uint64_t nth, bool forever)
@@ -36,6 +37,11 @@ uint64_t memory_test_blocks(void)
     return blocks;
 }
 
+uint64_t memory_test_bytes(void)
+{
+    return held_bytes;
+}
+
 static bool refuse(void)
 {
     uint64_t now = ++requests;
@@ -46,6 +52,17 @@ static bool refuse(void)
 static void count_block(int change)
 {
     blocks += (uint64_t)(int64_t)change;
+}
+
+static size_t bytes_of(void *block)
+{
+    return block ? malloc_usable_size(block) : 0;
+}
+
+/* Memory that came or, as a negative number modulo 2^64, went. */
+static void count_bytes(uint64_t bytes)
+{
+    held_bytes += bytes;
 }
 
 enum { KEPT_MAX = 64 };
@@ -130,6 +147,17 @@ static inline void count_block(int change)
 {
     (void)change;
 }
+
+static inline size_t bytes_of(void *block)
+{
+    (void)block;
+    return 0;
+}
+
+static inline void count_bytes(uint64_t bytes)
+{
+    (void)bytes;
+}
 #endif
 
 static void *counted(void *block, size_t bytes)
@@ -138,6 +166,7 @@ static void *counted(void *block, size_t bytes)
         error_set(FKV_NO_MEMORY, "%zu bytes of memory could not be had", bytes);
     else
         count_block(1);
+    count_bytes(bytes_of(block));
     return block;
 }
 
@@ -153,11 +182,14 @@ void *memory_buffer(size_t bytes)
 
 void *memory_resize(void *block, size_t bytes)
 {
+    size_t before = bytes_of(block);
     void *resized = refuse() ? NULL : realloc(block, bytes ? bytes : 1);
     if (!resized)
         error_set(FKV_NO_MEMORY, "%zu bytes of memory could not be had", bytes);
     else if (!block)
         count_block(1);
+    if (resized)
+        count_bytes(bytes_of(resized) - before);
     return resized;
 }
 
@@ -165,6 +197,7 @@ void memory_free(void *block)
 {
     if (block)
         count_block(-1);
+    count_bytes(-(uint64_t)bytes_of(block));
     free(block);
 }
 
@@ -218,6 +251,7 @@ int reservation_back(struct reservation *reservation, size_t bytes)
     if (reservation->huge)
         madvise(reservation->base + reservation->backed_bytes, target - reservation->backed_bytes,
                 MADV_HUGEPAGE);
+    count_bytes(target - reservation->backed_bytes);
     reservation->backed_bytes = target;
     return 0;
 }
@@ -226,6 +260,7 @@ void reservation_drop(struct reservation *reservation)
 {
     if (!reservation->base)
         return;
+    count_bytes(-(uint64_t)reservation->backed_bytes);
     if (!keep_one(reservation))
         munmap(reservation->base, reservation->reserved_bytes);
     *reservation = (struct reservation){0};

@@ -44,8 +44,9 @@ uint64_t memory_of_machine(void);
 /* Make the n-th request from now fail (and those after it too, if `forever`); 0: none. */
 void memory_test_fail(uint64_t nth, bool forever);
 uint64_t memory_test_requests(void);
-/* Blocks not freed and bytes of them. */
+/* Blocks not freed, and address ranges not dropped; what of them is memory, in bytes. */
 uint64_t memory_test_blocks(void);
+uint64_t memory_test_bytes(void);
 /* Keep address ranges that are dropped, for the next that want one of that size, and no huge pages:
  * for tests that open a hundred thousand small stores, one after the other. Not for threads. */
 void memory_test_keep(bool keep);

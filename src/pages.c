@@ -105,13 +105,21 @@ enum fkv_error pages_reserve_frames(struct pages *pages, uint32_t count)
     return error;
 }
 
-uint64_t frames_memory_bytes(struct pages *pages)
+uint64_t pages_memory_bytes(struct pages *pages)
 {
     struct frame_arena *frames = &pages->frames;
     pthread_mutex_lock(&frames->lock); /* readers take frames */
-    uint64_t bytes = (uint64_t)frames->count * PAGE_BYTES + frames->links.backed_bytes;
+    uint64_t bytes = frames->bytes.backed_bytes + frames->links.backed_bytes;
     pthread_mutex_unlock(&frames->lock);
-    return bytes;
+    for (int s = 0; s < SPACE_COUNT; s++) {
+        const struct page_space *space = &pages->space[s];
+        bytes += space->chunk_count * sizeof(struct page_chunk) +
+                 space->chunk_room * sizeof(struct page_chunk *);
+        for (int k = 0; k < PAGE_LEVELS; k++)
+            bytes += space->level_memory[k].backed_bytes;
+    }
+    return bytes + pages->sector_index.backed_bytes + pages->sector_room * sizeof *pages->sectors +
+           STAGING_PAGES * (PAGE_BYTES + sizeof *pages->targets);
 }
 
 /* ---------------------------------------------------------------- making */

@@ -145,8 +145,8 @@ uint32_t frame_new(struct pages *pages);
 void frame_free(struct pages *pages, uint32_t frame);
 /* All of a list, linked by frame_link; `frame` may be 0. */
 void frames_free(struct pages *pages, uint32_t frame);
-/* Memory of frames, free ones included. */
-uint64_t frames_memory_bytes(struct pages *pages);
+/* All memory that is held here: of frames, free ones included, of the tables and lists. */
+uint64_t pages_memory_bytes(struct pages *pages);
 static inline void *frame_bytes(const struct pages *pages, uint32_t frame)
 {
     return pages->frames.bytes.base + ((size_t)frame << 12);

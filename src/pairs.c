@@ -15,12 +15,15 @@ enum fkv_error pairs_open(struct fkv_snapshot *snapshot, uint64_t position, uint
     pairs->sector_end = sector_end;
     pairs->verify = snapshot->db->verify;
     atomic_fetch_add(&snapshot->uses, 1);
+    snapshot->db->opened_bytes += sizeof *pairs;
     *opened = pairs;
     return FKV_OK;
 }
 
 void pairs_close(struct fkv_scan *pairs)
 {
+    if (!pairs->snapshot->ended)
+        pairs->snapshot->db->opened_bytes -= sizeof *pairs + (pairs->copy ? SECTOR_BYTES : 0);
     snapshot_give(pairs->snapshot);
     memory_free(pairs->copy);
     memory_free(pairs);
@@ -60,8 +63,11 @@ static enum fkv_error copy_sector(struct fkv_scan *pairs)
     struct scan *records = &pairs->records;
     size_t bytes = records->end * CELL_BYTES;
     int status = 0;
-    if (!pairs->copy && !(pairs->copy = memory_new(SECTOR_BYTES)))
-        return FKV_NO_MEMORY;
+    if (!pairs->copy) {
+        if (!(pairs->copy = memory_new(SECTOR_BYTES)))
+            return FKV_NO_MEMORY;
+        db->opened_bytes += SECTOR_BYTES;
+    }
     if (records->base)
         memcpy(pairs->copy, records->base, bytes);
     else

@@ -85,6 +85,13 @@ void sectors_drop(struct sectors *sectors)
     reservation_drop(&sectors->queued);
 }
 
+uint64_t sectors_memory_bytes(const struct sectors *sectors)
+{
+    return WINDOWS_MAX * sizeof *sectors->windows + sectors->views.backed_bytes +
+           sectors->states.backed_bytes + sectors->free_backed.backed_bytes +
+           sectors->free_holes.backed_bytes + sectors->queued.backed_bytes;
+}
+
 /* Memory for the bookkeeping of so many sectors. */
 static enum fkv_error back_arrays(struct sectors *sectors, uint64_t count)
 {

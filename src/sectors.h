@@ -101,6 +101,8 @@ enum sector_reserve { RESERVE_FOR_COLLECTOR = 2, RESERVE_NONE = 0 };
 enum fkv_error sectors_make(struct sectors *sectors, struct os_file *file, const struct os_ops *ops,
                             const char *path, struct pages *pages);
 void sectors_drop(struct sectors *sectors);
+/* Memory that is held here: mappings of the file are none. */
+uint64_t sectors_memory_bytes(const struct sectors *sectors);
 
 static inline struct sector *sector_state(const struct sectors *sectors, uint32_t sector)
 {

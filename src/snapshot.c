@@ -26,6 +26,7 @@ enum fkv_error snapshot_open(struct fkv *db, struct fkv_snapshot **opened)
         memory_free(snapshot);
         return FKV_NO_MEMORY;
     }
+    db->opened_bytes += sizeof *snapshot;
     snapshot->db = db;
     snapshot->owner = db->id;
     snapshot->uses = 1;
@@ -80,6 +81,7 @@ void snapshot_give(struct fkv_snapshot *snapshot)
         struct fkv *db = snapshot->db;
         pthread_mutex_lock(&db->writer);
         unlink_open(snapshot);
+        db->opened_bytes -= sizeof *snapshot;
         undo_close(&db->undo, snapshot->layer);
         pthread_mutex_unlock(&db->writer);
         settle(db);

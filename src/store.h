@@ -203,6 +203,8 @@ struct fkv {
 
     struct fkv_snapshot *snapshots; /* a list of those that are open */
     struct fkv_async *asyncs;       /* another */
+    /* Memory of what callers have open: those, loads, transactions and scans. */
+    _Atomic uint64_t opened_bytes;
     _Atomic(struct fkv_async *)
         idle_queues[IDLE_QUEUES]; /* of them, those that fkv_get_many keeps */
     pthread_mutex_t settle_lock;  /* whoever closes one; before the writer's */

@@ -29,6 +29,14 @@ void tail_drop(struct tail *tail)
     reservation_drop(&tail->memory);
 }
 
+uint64_t tail_memory_bytes(struct tail *tail)
+{
+    pthread_mutex_lock(&tail->queue_lock); /* the flusher makes buffers */
+    uint64_t bytes = tail->memory.backed_bytes;
+    pthread_mutex_unlock(&tail->queue_lock);
+    return bytes + tail->opened_room * sizeof *tail->opened;
+}
+
 void tail_limit_memory(struct tail *tail, uint64_t bytes)
 {
     uint64_t most = min_u64(bytes / 8 / SECTOR_BYTES, BUFFERS_USUAL);

@@ -73,6 +73,8 @@ struct tail {
 enum fkv_error tail_make(struct tail *tail, struct sectors *sectors, struct reclaim *reclaim,
                          uint64_t seed, bool threads);
 void tail_drop(struct tail *tail);
+/* Memory that is held here. */
+uint64_t tail_memory_bytes(struct tail *tail);
 /* So much memory may be used, by everybody: an eighth of it is for buffers. Those that there are
  * already stay. */
 void tail_limit_memory(struct tail *tail, uint64_t bytes);

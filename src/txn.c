@@ -22,7 +22,14 @@ struct fkv_txn {
     uint32_t table_mask;
     uint16_t *reads; /* classes of keys read */
     uint32_t read_count, read_room;
+    uint64_t bytes; /* of memory, in db->opened_bytes */
 };
+
+static void took(struct fkv_txn *txn, uint64_t bytes)
+{
+    txn->bytes += bytes;
+    atomic_fetch_add_explicit(&txn->db->opened_bytes, bytes, memory_order_relaxed);
+}
 
 enum fkv_error txn_begin(struct fkv *db, fkv_txn **begun)
 {
@@ -48,6 +55,7 @@ enum fkv_error txn_begin(struct fkv *db, fkv_txn **begun)
         memory_free(txn);
         return FKV_NO_MEMORY;
     }
+    took(txn, sizeof *txn);
     *begun = txn;
     return FKV_OK;
 }
@@ -102,6 +110,7 @@ static enum fkv_error make_room(struct fkv_txn *txn)
     uint32_t *table = memory_new(room * 2 * sizeof *table);
     if (!table)
         return FKV_NO_MEMORY;
+    took(txn, (room - txn->room) * (sizeof *writes + 2 * sizeof *table));
     memory_free(txn->table);
     txn->table = table;
     txn->table_mask = room * 2 - 1;
@@ -121,6 +130,7 @@ static uint8_t *copy(struct fkv_txn *txn, const void *bytes, size_t count)
         block = memory_new(sizeof *block + size);
         if (!block)
             return NULL;
+        took(txn, sizeof *block + size);
         block->size = size;
         block->next = txn->blocks;
         txn->blocks = block;
@@ -185,6 +195,7 @@ static enum fkv_error note_read(struct fkv_txn *txn, const struct key *key)
         uint16_t *reads = memory_resize(txn->reads, room * sizeof *reads);
         if (!reads)
             return FKV_NO_MEMORY;
+        took(txn, (room - txn->read_room) * sizeof *reads);
         txn->reads = reads;
         txn->read_room = room;
     }
@@ -240,6 +251,7 @@ static void end(struct fkv_txn *txn)
 {
     struct fkv *db = txn->db;
     txn->ended = true;
+    db->opened_bytes -= txn->bytes; /* it is soon freed */
     db->open_transactions--;
     if (txn->next)
         txn->next->previous = txn->previous;
