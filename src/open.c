@@ -5,10 +5,9 @@
 #include "fetch.h"
 #include "frame.h"
 #include "planted.h"
+#include "thread.h"
 
 #include <errno.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -673,28 +672,12 @@ static enum fkv_error open_parts(struct fkv *db, uint64_t log_bytes_max)
     return error;
 }
 
-/* A thread that takes none of the program's signals, and does not interrupt those that work. */
-static bool start_thread(pthread_t *thread, void *(*body)(void *), void *context, const char *name)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    bool started = pthread_create(thread, NULL, body, context) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (started) {
-        struct sched_param none = {0};
-        pthread_setschedparam(*thread, SCHED_BATCH, &none);
-        pthread_setname_np(*thread, name);
-    }
-    return started;
-}
-
 static enum fkv_error start_threads(struct fkv *db)
 {
-    db->flusher_runs = start_thread(&db->flusher, tail_flusher, &db->tail, "fkv-flush");
+    db->flusher_runs = thread_start(&db->flusher, tail_flusher, &db->tail, "fkv-flush");
     if (db->flusher_runs)
         db->checkpointer_runs =
-            start_thread(&db->checkpointer, checkpoint_thread, db, "fkv-checkpoint");
+            thread_start(&db->checkpointer, checkpoint_thread, db, "fkv-checkpoint");
     if (!db->checkpointer_runs)
         return error_set(FKV_NO_MEMORY, "%s: a thread could not be started", db->path);
     return FKV_OK;
