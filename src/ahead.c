@@ -4,14 +4,19 @@
  * Each operation of a replay is some cache misses after another: directory, segment, bucket, table
  * of pages, map of the record that dies. Keys of different frames have nothing to do with each
  * other, so the frames that come next are looked at, unverified, and what they will need is
- * fetched.
+ * fetched, in stages: where the next thing lies is known only once the one before is here.
  */
 enum {
-    /* Operations between the look at one and its replay. */
-    DISTANCE = 24,
-    /* To read the whole index at once is worth it from one operation for so many pages on: each
-     * page read alone costs about what four cost together. */
-    PAGES_AN_OPERATION = 4,
+    /* Operations between each stage and the replay. */
+    AHEAD_OF_SEGMENT = AHEAD_MAX, /* the key is hashed */
+    AHEAD_OF_BUCKET = AHEAD_MAX * 3 / 4,
+    AHEAD_OF_SECTOR = AHEAD_MAX / 2, /* of the record that dies */
+    AHEAD_OF_MAP = AHEAD_MAX / 4,
+    /* With one operation of an unknown key for so many pages the whole index is read: each page
+     * read alone costs about what four cost together. */
+    PAGES_AN_UNKNOWN = 4,
+    /* After a loss of power the log is not in memory: so much of it is asked for at a time. */
+    ASK_BYTES = 8 << 20,
 };
 
 /* The next frame, if these bytes can be one at all; NULL at the end. */
@@ -24,68 +29,163 @@ static const uint8_t *peek(struct ahead *ahead, const struct log *log, const uin
         const uint8_t *at = log->map + ahead->offset;
         memcpy(&header, at, sizeof header);
         if (header.bytes < sizeof header || header.bytes % 8 ||
-            header.bytes > log->size - ahead->offset || header.bytes > ahead->left)
+            header.bytes > log->size - ahead->offset || header.bytes > ahead->left ||
+            header.previous != ahead->chain)
             return NULL;
+        ahead->chain = header.checksum;
         ahead->left -= header.bytes;
         ahead->offset += header.bytes;
         *end = at + header.bytes;
-        if (!(header.flags & FRAME_WRAP))
+        if (header.flags & FRAME_WRAP)
+            ahead->offset = LOG_FRAMES_OFFSET;
+        else if (!(header.flags & FRAME_RESTART))
             return at + sizeof header;
-        ahead->offset = LOG_FRAMES_OFFSET;
     }
 }
 
-/* Fetch what one operation will need. */
-static void fetch(const struct fkv *db, const struct format_operation *operation,
-                  const uint8_t *payload)
+/* The next operation, of whatever frame; false at the end. */
+static bool look_at_next(struct ahead *ahead, const struct fkv *db,
+                         struct format_operation *operation, const uint8_t **payload)
 {
-    struct hash128 hash;
-    if (operation->kind == OPERATION_DELETE && operation->bytes == sizeof hash) {
-        memcpy(&hash, payload, sizeof hash);
-    } else if (operation->kind == OPERATION_PUT && operation->bytes >= RECORD_HEADER_BYTES) {
-        if (RECORD_HEADER_BYTES + record_header(payload).key_bytes > operation->bytes)
-            return;
-        hash = record_hash(&db->hash_seeds, payload);
-    } else {
-        return;
+    while ((size_t)(ahead->end - ahead->at) < sizeof *operation)
+        if (ahead->over || !(ahead->at = peek(ahead, &db->log, &ahead->end))) {
+            ahead->over = true;
+            ahead->at = ahead->end;
+            return false;
+        }
+    memcpy(operation, ahead->at, sizeof *operation);
+    *payload = ahead->at + sizeof *operation;
+    if (round_up(operation->bytes, 8) > (uint64_t)(ahead->end - *payload)) {
+        ahead->over = true;
+        ahead->at = ahead->end;
+        return false;
     }
-    index_prefetch_write(&db->index, hash);
+    ahead->at = *payload + round_up(operation->bytes, 8);
+    return true;
+}
+
+/* The key that an operation sets or removes; false if it names none. */
+static bool key_of(const struct fkv *db, const struct format_operation *operation,
+                   const uint8_t *payload, struct hash128 *hash)
+{
+    if (operation->kind == OPERATION_DELETE && operation->bytes == sizeof *hash) {
+        memcpy(hash, payload, sizeof *hash);
+        return true;
+    }
+    if (operation->kind != OPERATION_PUT || operation->bytes < RECORD_HEADER_BYTES ||
+        RECORD_HEADER_BYTES + record_header(payload).key_bytes > operation->bytes)
+        return false;
+    *hash = record_hash(&db->hash_seeds, payload);
+    return true;
+}
+
+/* The key of a record that is moved, if it has an address: the collector took them in the order in
+ * which they lie. */
+static bool key_at(const struct fkv *db, uint64_t address, struct hash128 *hash)
+{
+    uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
+    size_t at = address % SECTOR_CELLS * CELL_BYTES;
+    if (sector >= db->sectors.count || sector_state(&db->sectors, sector)->type != SECTOR_VALUES)
+        return false;
+    const uint8_t *base = sector_base(&db->sectors, sector);
+    if (!base || at + RECORD_HEADER_BYTES + record_header(base + at).key_bytes > SECTOR_BYTES)
+        return false;
+    *hash = record_hash(&db->hash_seeds, base + at);
+    return true;
 }
 
 void ahead_begin(struct ahead *ahead, const struct fkv *db)
 {
-    *ahead = (struct ahead){.offset = db->log.head.offset, .left = db->log.size};
+    *ahead = (struct ahead){
+        .offset = db->log.head.offset, .chain = db->log.head.chain, .left = db->log.size};
+}
+
+/* What will be changed by the next operation that has not been looked at. */
+static bool see(struct ahead *ahead, const struct fkv *db, struct ahead_key *key)
+{
+    struct format_operation operation;
+    const uint8_t *payload;
+    if (!look_at_next(ahead, db, &operation, &payload))
+        return false;
+    key->dies = 0;
+    if (operation.kind == OPERATION_MOVE && operation.bytes == sizeof key->dies) {
+        key->dies = load_u64(payload);
+        key->known = key_at(db, key->dies, &key->hash);
+    } else {
+        key->known = key_of(db, &operation, payload, &key->hash);
+    }
+    return true;
 }
 
 void ahead_look(struct ahead *ahead, const struct fkv *db, uint32_t operations_done)
 {
-    ahead->lead -= operations_done < ahead->lead ? operations_done : ahead->lead;
-    while (ahead->lead < DISTANCE && !ahead->over) {
-        const uint8_t *end, *at = peek(ahead, &db->log, &end);
-        ahead->over = !at;
-        while (at && (size_t)(end - at) >= sizeof(struct format_operation)) {
-            struct format_operation operation;
-            memcpy(&operation, at, sizeof operation);
-            at += sizeof operation;
-            if (round_up(operation.bytes, 8) > (uint64_t)(end - at))
-                break;
-            fetch(db, &operation, at);
-            at += round_up(operation.bytes, 8);
-            ahead->lead++;
-        }
+    struct ahead_key *key;
+    ahead->done += operations_done;
+    for (; ahead->seen < ahead->done + AHEAD_OF_SEGMENT; ahead->seen++) {
+        key = &ahead->keys[ahead->seen % AHEAD_MAX];
+        if (!see(ahead, db, key))
+            break;
+        if (key->known)
+            index_prefetch_segment(&db->index, key->hash);
     }
+    for (; ahead->fetched < min_u64(ahead->seen, ahead->done + AHEAD_OF_BUCKET); ahead->fetched++) {
+        key = &ahead->keys[ahead->fetched % AHEAD_MAX];
+        if (key->known)
+            index_prefetch_write(&db->index, key->hash);
+    }
+    for (; ahead->found < min_u64(ahead->seen, ahead->done + AHEAD_OF_SECTOR); ahead->found++) {
+        key = &ahead->keys[ahead->found % AHEAD_MAX];
+        if (key->known && !key->dies)
+            key->dies = entry_address(index_guess(&db->index, key->hash));
+        if (key->dies)
+            sectors_prefetch_kill(&db->sectors, key->dies, false);
+    }
+    for (; ahead->mapped < min_u64(ahead->seen, ahead->done + AHEAD_OF_MAP); ahead->mapped++) {
+        key = &ahead->keys[ahead->mapped % AHEAD_MAX];
+        if (key->dies)
+            sectors_prefetch_kill(&db->sectors, key->dies, true);
+    }
+}
+
+/* Have the log read in large pieces, ahead of the look at it. */
+static void ask_for_log(const struct fkv *db, uint64_t offset, uint64_t *asked)
+{
+    if (offset + ASK_BYTES < *asked) /* it went on at the front */
+        *asked = offset;
+    if (offset + ASK_BYTES / 2 < *asked)
+        return;
+    db->os->ops->start_read(db->log_file, *asked, ASK_BYTES);
+    *asked += ASK_BYTES;
 }
 
 void ahead_load_index(struct fkv *db)
 {
-    if (db->index.frames_max && db->index.page_count > db->index.frames_max)
+    struct index *index = &db->index;
+    size_t bytes = divide_up(db->pages.space[SPACE_INDEX].page_count, 64) * sizeof(uint64_t);
+    uint64_t *wanted;
+    if ((index->frames_max && index->page_count > index->frames_max) ||
+        !(wanted = memory_new(bytes)))
         return;
     struct ahead ahead;
+    struct format_operation operation;
+    const uint8_t *payload;
+    uint64_t known = 0, unknown = 0;
     ahead_begin(&ahead, db);
-    uint64_t enough = db->index.page_count / PAGES_AN_OPERATION;
-    const uint8_t *end;
-    for (uint64_t frames = 0; frames <= enough; frames++)
-        if (!peek(&ahead, &db->log, &end))
-            return;
-    index_load_all(&db->index);
+    uint64_t asked = ahead.offset;
+    for (;;) {
+        ask_for_log(db, ahead.offset, &asked);
+        if (!look_at_next(&ahead, db, &operation, &payload))
+            break;
+        struct hash128 hash;
+        bool names_key = key_of(db, &operation, payload, &hash);
+        if (names_key)
+            index_want(index, hash, wanted);
+        known += names_key;
+        unknown += !names_key;
+    }
+    if (unknown > index->page_count / PAGES_AN_UNKNOWN)
+        memset(wanted, 0xff, bytes);
+    if (known + unknown > 0)
+        index_load_wanted(index, wanted, !(db->flags & FKV_NO_THREAD));
+    memory_free(wanted);
 }

@@ -575,14 +575,45 @@ void index_prefetch_write(const struct index *index, struct hash128 hash)
         __builtin_prefetch((struct bucket *)frame_bytes(index->pages, frame) + probe.bucket);
 }
 
-void index_load_all(struct index *index)
+void index_prefetch_segment(const struct index *index, struct hash128 hash)
 {
-    pages_load_all(index->pages, SPACE_INDEX);
+    uint32_t id = find_segment(index, hash);
+    __builtin_prefetch(segment_of(index, id), 1);
+    __builtin_prefetch(directory_read(index, id), 1);
+}
+
+uint64_t index_guess(const struct index *index, struct hash128 hash)
+{
+    const struct segment *segment = segment_of(index, find_segment(index, hash));
+    struct fragment key = fragment_of(hash, segment->depth);
+    struct probe probe = probe_of(key.tag, segment->pages);
+    uint32_t frame = segment->frame[probe.page];
+    uint64_t entry = 0;
+    if (frame)
+        bucket_find((struct bucket *)frame_bytes(index->pages, frame) + probe.bucket, key, &entry);
+    return entry;
+}
+
+void index_want(const struct index *index, struct hash128 hash, uint64_t *wanted)
+{
+    uint32_t id = find_segment(index, hash);
+    const struct segment *segment = segment_of(index, id);
+    struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);
+    uint32_t number = directory_read(index, id)->page[probe.page];
+    wanted[number / 64] |= 1ull << number % 64;
+}
+
+void index_load_wanted(struct index *index, const uint64_t *wanted, bool helpers)
+{
+    pages_load_wanted(index->pages, SPACE_INDEX, wanted, helpers);
     for (uint32_t id = 1; id < index->segment_count; id++) {
         const struct format_segment *entry = directory_read(index, id);
-        for (uint32_t i = 0; i < entry->pages; i++)
-            segment_of(index, id)->frame[i] =
-                pages_find(index->pages, SPACE_INDEX, entry->page[i])->frame;
+        for (uint32_t i = 0; i < entry->pages; i++) {
+            uint32_t number = entry->page[i];
+            if (wanted[number / 64] >> number % 64 & 1)
+                segment_of(index, id)->frame[i] =
+                    pages_find(index->pages, SPACE_INDEX, number)->frame;
+        }
     }
 }
 

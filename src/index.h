@@ -138,8 +138,18 @@ void index_prefetch(const struct index *index, struct hash128 hash);
 /* The same for a key that will be changed. For the writer. */
 void index_prefetch_write(const struct index *index, struct hash128 hash);
 
-/* Bring all of the index into memory at once: a hint. Only before anybody uses it. */
-void index_load_all(struct index *index);
+/* What that will look at; and later, without waiting for anything that is not here, the entry that
+ * the key seems to have, 0 if that is not to be seen at once. For the writer. */
+void index_prefetch_segment(const struct index *index, struct hash128 hash);
+uint64_t index_guess(const struct index *index, struct hash128 hash);
+
+/*
+ * Bring pages of the index into memory at once, those with their bits in `wanted`, by threads of
+ * its own too if `helpers`: a hint. Only before anybody uses the index. index_want sets the bit of
+ * a key's page.
+ */
+void index_want(const struct index *index, struct hash128 hash, uint64_t *wanted);
+void index_load_wanted(struct index *index, const uint64_t *wanted, bool helpers);
 
 /* The entry of a key; FKV_NOT_FOUND, or the error of loading a page. Inside a read section. */
 enum fkv_error index_get(struct index *index, struct hash128 hash, uint64_t *entry);

@@ -190,11 +190,14 @@ bool pages_load_step(struct pages *pages, enum space space, uint32_t number, str
 void pages_load_end(struct pages *pages, struct page_copy *copy);
 
 /*
- * Bring all pages of a space into memory, sector by sector: many times faster than one by one. A
- * hint: what cannot be read, or is damaged, stays out, and whoever needs it is told. Only when
- * nobody else uses the pages.
+ * Bring pages of a space into memory, those with their bits in `wanted`, sector by sector: many
+ * times faster than one by one, and with helpers on several cores. A hint: what cannot be read, or
+ * is damaged, stays out, and whoever needs it is told. Only when nobody else uses the pages.
  */
-void pages_load_all(struct pages *pages, enum space space);
+void pages_load_wanted(struct pages *pages, enum space space, const uint64_t *wanted, bool helpers);
+#ifdef FKV_TESTING
+extern uint32_t pages_a_loader;
+#endif
 
 /* Is all of the page in the file, so that its frame can go? Writer lock. */
 static inline bool pages_is_clean(const struct pages *pages, const struct page *page)

@@ -554,6 +554,22 @@ enum fkv_error sectors_prepare_kill(struct sectors *sectors, uint64_t address)
     return error;
 }
 
+void sectors_prefetch_kill(const struct sectors *sectors, uint64_t address, bool map)
+{
+    uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
+    if (sector >= sectors->count)
+        return;
+    const struct page *page =
+        pages_find(sectors->pages, SPACE_MAPS, (uint32_t)(address / MAP_PAGE_CELLS));
+    if (!map) {
+        __builtin_prefetch(page, 1);
+        __builtin_prefetch(sector_state(sectors, sector), 1);
+    } else if (page->frame) {
+        const uint64_t *bits = frame_bytes(sectors->pages, page->frame);
+        __builtin_prefetch(bits + address % MAP_PAGE_CELLS / 64, 1);
+    }
+}
+
 /* With the lock under which scans copy maps. */
 static void drop_maps(struct sectors *sectors, uint32_t sector)
 {

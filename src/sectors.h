@@ -146,6 +146,9 @@ void sectors_give(struct sectors *sectors, uint32_t sector);
 /* Can the table and maps of this sector be changed without failing? Loads what is missing. */
 enum fkv_error sectors_prepare(struct sectors *sectors, uint32_t sector);
 enum fkv_error sectors_prepare_kill(struct sectors *sectors, uint64_t address);
+/* Start fetching what the death of a record will change: where it lies first, later (`map`) the
+ * word of the map. A hint. */
+void sectors_prefetch_kill(const struct sectors *sectors, uint64_t address, bool map);
 
 /* The address that the sector's bytes have in the mapping of the file; NULL if there is none. */
 const uint8_t *sectors_mapped(const struct sectors *sectors, uint32_t sector);

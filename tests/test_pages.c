@@ -376,6 +376,49 @@ static void test_damage_is_found(void **state)
     free(world);
 }
 
+/* Many at once: those that are asked for, if they are whole; the frames of others are free. */
+static void test_many_are_loaded(void **state)
+{
+    (void)state;
+    struct world *world = malloc(sizeof *world);
+    make_pages(world, 3);
+    struct pages *pages = &world->file.pages;
+    pages_a_loader = 1;
+    for (int round = 0; round < 20; round++) {
+        uint64_t wanted[12] = {0};
+        uint32_t damaged = 0;
+        uint64_t bit = 0;
+        for (uint32_t n = 0; n < 700; n++)
+            if (round == 0 || rng_percent(&world->rng, (uint32_t)round * 5))
+                wanted[n / 64] |= 1ull << n % 64;
+        while (!pages_find(pages, SPACE_INDEX, damaged)->location)
+            damaged++;
+        if (round % 2) {
+            bit = pages_find(pages, SPACE_INDEX, damaged)->location * PAGE_BYTES * 8 + 77;
+            assert_int_equal(os_sim_flip_bit(world->sim, "pages", bit), 0);
+        }
+        page_file_drop(&world->file);
+        assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages", world->roots));
+        pages_load_wanted(pages, SPACE_INDEX, wanted, round % 4 < 2);
+        uint32_t in_frames = 0;
+        for (uint32_t n = 0; n < 700; n++) {
+            const struct page *page = pages_find(pages, SPACE_INDEX, n);
+            bool expected =
+                page->location && (wanted[n / 64] >> n % 64 & 1) && !(round % 2 && n == damaged);
+            assert_int_equal(page->frame != 0, expected);
+            in_frames += expected;
+        }
+        assert_int_equal(pages->space[SPACE_INDEX].frame_count, in_frames);
+        assert_int_equal(pages->frames.count - 1, in_frames + pages->frames.free_count);
+        if (round % 2)
+            assert_int_equal(os_sim_flip_bit(world->sim, "pages", bit), 0);
+        check_all(world);
+    }
+    pages_a_loader = 4096;
+    drop_world(world);
+    free(world);
+}
+
 /* What a page was before has another checksum than what refers to it, at the same place too. */
 static void test_old_pages_are_found(void **state)
 {
@@ -493,11 +536,9 @@ static void test_memory_fails(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_damage_is_found),
-        cmocka_unit_test(test_old_pages_are_found),
-        cmocka_unit_test(test_impossible_roots),
-        cmocka_unit_test(test_memory_fails),
-        cmocka_unit_test(test_model),
+        cmocka_unit_test(test_damage_is_found),     cmocka_unit_test(test_many_are_loaded),
+        cmocka_unit_test(test_old_pages_are_found), cmocka_unit_test(test_impossible_roots),
+        cmocka_unit_test(test_memory_fails),        cmocka_unit_test(test_model),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }

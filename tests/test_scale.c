@@ -278,6 +278,7 @@ static void test_close_leaves_the_log(void **state)
         fkv_options_init(&options);
         options.flags = threads ? 0 : FKV_NO_THREAD;
         close_pages_max = 0;
+        pages_a_loader = 1;
         for (uint64_t version = 1; version < 4; version++) {
             assert_ok(fkv_open(path, &options, &db));
             assert_ok(fkv_get_stats(db, &stats, sizeof stats));
@@ -288,6 +289,7 @@ static void test_close_leaves_the_log(void **state)
             assert_ok(fkv_close(db));
         }
         close_pages_max = CLOSE_PAGES_MAX;
+        pages_a_loader = 4096;
         assert_ok(fkv_open(path, &options, &db)); /* replays, and closes with a checkpoint */
         expect_version(db, 3);
         assert_ok(fkv_check(db, NULL, NULL, 0));
