@@ -55,20 +55,26 @@ static void on_hang(int signal_number)
     _exit(1);
 }
 
-/* Each process has a timer of its own: children do not inherit it. */
+/* Each process has timers of its own, children do not inherit them: one of the time that it
+ * computes, and, ten times as long, one of the time that passes, on a machine that is busy or stops
+ * it. */
 static void restart_watchdog(void)
 {
-    static timer_t timer;
+    static const clockid_t clocks[] = {CLOCK_PROCESS_CPUTIME_ID, CLOCK_MONOTONIC};
+    static timer_t timers[2];
     static pid_t owner;
-    const struct itimerspec seconds = {.it_value.tv_sec = CASE_SECONDS};
     if (owner != getpid()) {
         struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2};
         signal(SIGUSR2, on_hang);
-        if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0)
-            return;
+        for (int i = 0; i < 2; i++)
+            if (timer_create(clocks[i], &event, &timers[i]) != 0)
+                return;
         owner = getpid();
     }
-    timer_settime(timer, 0, &seconds, NULL);
+    for (int i = 0; i < 2; i++) {
+        struct itimerspec seconds = {.it_value.tv_sec = i ? 10 * CASE_SECONDS : CASE_SECONDS};
+        timer_settime(timers[i], 0, &seconds, NULL);
+    }
 }
 
 void context_set(const char *format, ...)

@@ -37,8 +37,8 @@ void crash_prepare(void (*say_counts)(void));
 
 /* ---------------------------------------------------------------- troubles */
 
-/* Where we are: what trouble() says besides. A case that takes longer than CASE_SECONDS until the
- * next one is set is taken for a hang, which is trouble too. */
+/* Where we are: what trouble() says besides. A case that computes for longer than CASE_SECONDS
+ * until the next one is set is taken for a hang, which is trouble too. */
 enum { CASE_SECONDS = SANITIZED ? 500 : 100 };
 void context_set(const char *format, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void trouble(const char *format, ...) __attribute__((format(printf, 1, 2)));
