@@ -7,7 +7,12 @@
 #include "planted.h"
 #include "undo.h"
 
-enum { READY_SECTORS_MAX = 64, WINDOW_SECTORS = 1024, WINDOWS_MAX = SECTORS_MAX / WINDOW_SECTORS };
+enum {
+    READY_SECTORS_MIN = 8,
+    READY_SECTORS_MAX = 64,
+    WINDOW_SECTORS = 1024,
+    WINDOWS_MAX = SECTORS_MAX / WINDOW_SECTORS
+};
 
 /* ---------------------------------------------------------------- bits */
 
@@ -197,8 +202,11 @@ uint32_t sectors_run_low(const struct sectors *sectors)
 {
     uint32_t free =
         sectors->free_backed_count + (atomic_load(&sectors->file_count) - sectors->count);
-    uint32_t want =
-        wanted_for_pages(sectors) + (uint32_t)min_u64(4 + sectors->count / 16, READY_SECTORS_MAX);
+    uint32_t least = wanted_for_pages(sectors) + READY_SECTORS_MIN;
+    uint32_t want = least + (uint32_t)min_u64(sectors->count / 16, READY_SECTORS_MAX);
+    /* What is in quarantine will be free soon: a file that grew instead would have it for ever. */
+    uint32_t soon = sectors->freed.count + sectors->uncertain.count + sectors->awaiting_readers;
+    free += (uint32_t)min_u64(soon, want - least);
     return free < want ? want - free : 0;
 }
 

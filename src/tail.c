@@ -442,7 +442,7 @@ static enum fkv_error flush_one_or_wait(struct tail *tail)
 
 enum fkv_error tail_flush(struct tail *tail)
 {
-    return flush_some(tail, UINT32_MAX);
+    return flush_some(tail, atomic_load(&tail->sealed_count));
 }
 
 enum fkv_error tail_flush_open(struct tail *tail, uint32_t sector, uint32_t cell)

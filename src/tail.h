@@ -122,7 +122,7 @@ static inline uint32_t tail_buffers_left(const struct tail *tail)
     return waiting < usual ? usual - waiting : 0;
 }
 
-/* Write all sealed sectors that wait. Takes flush_lock. */
+/* Write the sealed sectors that wait, but none that is sealed meanwhile. Takes flush_lock. */
 enum fkv_error tail_flush(struct tail *tail);
 /* Write what the sector has before this cell, if it was not written. Takes flush_lock. */
 enum fkv_error tail_flush_open(struct tail *tail, uint32_t sector, uint32_t cell);
