@@ -1,6 +1,7 @@
 #include "tail.h"
 
 #include <assert.h>
+#include <time.h>
 
 #include "planted.h"
 #include "reclaim.h"
@@ -136,6 +137,25 @@ static void retire_flushed(struct tail *tail)
 
 static enum fkv_error flush_one_or_wait(struct tail *tail);
 
+/*
+ * Where memory is scarce: a buffer that readers may still be in is waited for, if there are as many
+ * as there may be. For a while only, since one of them may want the writer lock.
+ */
+static struct buffer *wait_for_readers(struct tail *tail)
+{
+    enum { WAITS = 50 };
+    struct buffer *buffer = buffer_take_free(tail);
+    bool scarce = tail->buffers_usual < BUFFERS_USUAL && tail->reclaim->threads;
+    for (int i = 0; !buffer && i < WAITS && scarce && !rcu_read_ongoing() &&
+                    tail->buffer_count >= tail->buffers_usual && !reclaim_is_idle(tail->reclaim);
+         i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        reclaim_poll(tail->reclaim, true);
+        buffer = buffer_take_free(tail);
+    }
+    return buffer;
+}
+
 /* A buffer for the next sector: a free one, a new one, or one that was waited for. */
 static enum fkv_error buffer_take(struct tail *tail, struct buffer **buffer)
 {
@@ -151,7 +171,7 @@ static enum fkv_error buffer_take(struct tail *tail, struct buffer **buffer)
         return error;
     retire_flushed(tail);
     reclaim_poll(tail->reclaim, true);
-    if ((*buffer = buffer_take_free(tail)) || (*buffer = buffer_new(tail, BUFFERS_MAX)) ||
+    if ((*buffer = wait_for_readers(tail)) || (*buffer = buffer_new(tail, BUFFERS_MAX)) ||
         (reclaim_wait_at_once(tail->reclaim) && (*buffer = buffer_take_free(tail))))
         return FKV_OK;
     return error_set(FKV_NO_MEMORY, "no memory for a sector: is a read section open for long?");
