@@ -50,6 +50,7 @@ extern const struct workload workload_many;
 extern const struct workload workload_threads;
 extern const struct workload workload_scale;
 extern const struct workload workload_limited;
+extern const struct workload workload_limited_index;
 extern const struct workload workload_cold;
 extern const struct workload workload_bulk;
 extern const struct workload workload_beside;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 static bool write_number(const struct cgroup *group, const char *name, uint64_t number)
@@ -72,21 +73,38 @@ bool cgroup_enter(const struct cgroup *group)
     return write_number(group, "cgroup.procs", (uint64_t)getpid());
 }
 
-uint64_t cgroup_peak_bytes(const struct cgroup *group)
+/* The first of two files of a group that has a number, one of each version; or 0. */
+static uint64_t read_number(const char *group, const char *const names[2])
 {
-    static const char *const names[] = {"memory.max_usage_in_bytes", "memory.peak"};
-    unsigned long long peak = 0;
-    for (int i = 0; i < 2 && peak == 0; i++) {
+    unsigned long long number = 0;
+    for (int i = 0; i < 2 && number == 0; i++) {
         char path[1200];
-        snprintf(path, sizeof path, "%s/%s", group->path, names[i]);
+        snprintf(path, sizeof path, "%s/%s", group, names[i]);
         FILE *file = fopen(path, "re");
         if (file == NULL)
             continue;
-        if (fscanf(file, "%llu", &peak) != 1)
-            peak = 0;
+        if (fscanf(file, "%llu", &number) != 1)
+            number = 0;
         fclose(file);
     }
-    return peak;
+    return number;
+}
+
+uint64_t cgroup_memory_bytes(void)
+{
+    static const char *const names[] = {"memory.limit_in_bytes", "memory.max"};
+    struct sysinfo system;
+    char own[900];
+    uint64_t machine =
+        sysinfo(&system) == 0 ? (uint64_t)system.totalram * system.mem_unit : UINT64_MAX;
+    uint64_t allowed = find_own(own, sizeof own) ? read_number(own, names) : 0;
+    return allowed != 0 && allowed < machine ? allowed : machine;
+}
+
+uint64_t cgroup_peak_bytes(const struct cgroup *group)
+{
+    static const char *const names[] = {"memory.max_usage_in_bytes", "memory.peak"};
+    return read_number(group->path, names);
 }
 
 void cgroup_remove(const struct cgroup *group)

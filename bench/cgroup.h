@@ -13,6 +13,8 @@ struct cgroup {
 /* Make a group below this process's own that allows so many bytes, page cache included. False, and
  * why in `why`, where that is not allowed. */
 bool cgroup_make(struct cgroup *group, uint64_t bytes, char *why, size_t why_room);
+/* What this process may use: the memory of the machine, or what its own group allows. */
+uint64_t cgroup_memory_bytes(void);
 /* Move this process there. */
 bool cgroup_enter(const struct cgroup *group);
 /* The most that was in use; 0 if it is not known. */

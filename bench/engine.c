@@ -3,6 +3,7 @@
 #include <string.h>
 
 struct engine *engine_first;
+uint64_t engine_index_memory_max;
 
 void engine_add(struct engine *engine)
 {

@@ -111,6 +111,9 @@ struct engine {
     struct engine *next; /* the registry's */
 };
 
+/* Engines that can limit the memory of an index, of its pages, open with this limit; 0: none. */
+extern uint64_t engine_index_memory_max;
+
 /* The registered engines, by name; the one of this name, or NULL. */
 extern struct engine *engine_first;
 const struct engine *engine_find(const char *name);

@@ -30,6 +30,7 @@ static struct store *open_with(const char *directory, uint32_t flags, uint64_t l
     fkv_options_init(&options);
     options.flags = flags;
     options.log_bytes_max = log_bytes_max;
+    options.index_memory_max = engine_index_memory_max;
     enum fkv_error error = fkv_open(path, &options, &store->db);
     free(path);
     if (error == FKV_OK)

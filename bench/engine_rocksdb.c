@@ -18,12 +18,12 @@
  * There is no exact exists: KeyMayExist may answer yes wrongly, and its documentation says to call
  * Get then. So exists is a Get of the pinned value that is not copied out.
  */
+#include "cgroup.h"
 #include "engine.h"
 #include "util.h"
 
 #include <rocksdb/c.h>
 #include <string.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 struct store {
@@ -102,11 +102,14 @@ static struct store *open_near(const char *directory)
 static struct store *open_point(const char *directory)
 {
     rocksdb_options_t *options = rocksdb_options_create();
-    /* A third of the memory, 8 GiB at most: everything fits at the sizes of the experiments. */
-    struct sysinfo system;
-    uint64_t cache_bytes = 8 * GIB;
-    if (sysinfo(&system) == 0 && (uint64_t)system.totalram * system.mem_unit / 3 < cache_bytes)
-        cache_bytes = (uint64_t)system.totalram * system.mem_unit / 3;
+    /* A third of the memory that may be used, as its documentation advises; 8 GiB at most:
+     * everything fits at the sizes of the experiments. */
+    uint64_t memory_bytes = cgroup_memory_bytes();
+    uint64_t cache_bytes = memory_bytes / 3;
+    if (cache_bytes > 8 * GIB)
+        cache_bytes = 8 * GIB;
+    if (memory_bytes < GIB) /* else its memtables of 64 MiB each are too much, and it is killed */
+        rocksdb_options_set_db_write_buffer_size(options, memory_bytes / 8);
 
     rocksdb_options_optimize_for_point_lookup(options, cache_bytes / MIB);
     rocksdb_options_set_compression(options, rocksdb_no_compression);

@@ -20,17 +20,9 @@
 
 /* Ends with NULL. */
 static const struct workload *const workloads[] = {
-    &workload_seed,
-    &workload_sizes,
-    &workload_scale,
-    &workload_many,
-    &workload_limited,
-    &workload_threads,
-    &workload_cold,
-    &workload_bulk,
-    &workload_beside,
-    &workload_check,
-    NULL,
+    &workload_seed,    &workload_sizes,         &workload_scale,   &workload_many,
+    &workload_limited, &workload_limited_index, &workload_threads, &workload_cold,
+    &workload_bulk,    &workload_beside,        &workload_check,   NULL,
 };
 
 struct plan {

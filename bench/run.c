@@ -220,6 +220,32 @@ uint64_t run_write(struct run *run, const char *what, uint64_t first, uint64_t c
     return spent;
 }
 
+uint64_t run_delete(struct run *run, const char *what, uint64_t count)
+{
+    static struct batch batch;
+    uint64_t spent = 0;
+    for (uint64_t done = 0; done < count; done += batch.count) {
+        batch.count = count - done < BATCH ? count - done : BATCH;
+        for (size_t i = 0; i < batch.count; i++) {
+            uint64_t index;
+            do {
+                index = random_below(&run->random, run->data.keys);
+            } while (run->versions[index] == 0);
+            batch.key_bytes[i] = dataset_key(&run->data, index, batch.keys[i]);
+            run->live_bytes -=
+                batch.key_bytes[i] + dataset_value_bytes(&run->data, index, run->versions[index]);
+            run->versions[index] = 0;
+        }
+        uint64_t start = now_ns();
+        for (size_t i = 0; i < batch.count; i++)
+            check(run, "delete",
+                  run->engine->delete (run->store, batch.keys[i], batch.key_bytes[i]));
+        spent += now_ns() - start;
+        bench_progress(run->bench, what, done + batch.count, count);
+    }
+    return spent;
+}
+
 /* ---------------------------------------------------------------- reading */
 
 /* Keys to ask for, one after another, so that fetching them costs the engine's cache little. */

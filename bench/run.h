@@ -42,6 +42,10 @@ void run_kill(struct run *run, uint64_t count, double *recover_ms);
 uint64_t run_write(struct run *run, const char *what, uint64_t first, uint64_t count,
                    uint64_t *latencies);
 
+/* Delete `count` pairs that are there, chosen uniformly, each as its own commit, as run_write puts.
+ * `count` is well below what is there. */
+uint64_t run_delete(struct run *run, const char *what, uint64_t count);
+
 /*
  * Nanoseconds a call of get, of get for keys that are not there, of exists for keys that are; keys
  * chosen uniformly and laid out one after another before the clock starts. Lengths of values are

@@ -5,12 +5,16 @@
  *  1. load all pairs, flush, close, reopen
  *  2. gets that nobody times, so that indexes and caches hold what they can
  *  3. random gets, gets of keys that are not there, exists: a tenth of OPS each
- *  4. overwrites, each its own commit
- *  5. read some keys and compare
+ *  4. OPS overwrites, each its own commit: what goes on in the background comes to pass, too
+ *  5. deletes, each its own commit: a tenth of OPS
+ *  6. read some keys and compare
  *
  * Beside the times: what each operation read and wrote, as /proc/self/io has it (bytes that were
  * fetched from or sent to the device, for this process alone), and how many reads the block device
  * under the directory served (which counts everybody's: run it on a quiet machine).
+ *
+ * limited-index: the same, and the index of engines that can limit it has a quarter of the memory
+ * that it needs.
  */
 #include "run.h"
 #include "util.h"
@@ -93,10 +97,15 @@ static int measure(const struct bench *bench)
     read_phase(run, RUN_GET, "get", count);
     read_phase(run, RUN_MISS, "miss", count);
     read_phase(run, RUN_EXISTS, "exists", count);
+    uint64_t overwrites = bench->settings->operations;
     struct io before = io_now(run);
-    spent = run_write(run, "overwrite", RUN_UNIFORM, count, NULL);
-    send_io(run, "overwrite", before, count);
-    bench_metric(bench, "overwrite_ns", (double)spent / (double)count, "ns");
+    spent = run_write(run, "overwrite", RUN_UNIFORM, overwrites, NULL);
+    send_io(run, "overwrite", before, overwrites);
+    bench_metric(bench, "overwrite_ns", (double)spent / (double)overwrites, "ns");
+    before = io_now(run);
+    spent = run_delete(run, "delete", count);
+    send_io(run, "delete", before, count);
+    bench_metric(bench, "delete_ns", (double)spent / (double)count, "ns");
     uint64_t wrong = run_verify_some(run, "verify", count);
     run_send_index_bytes(run);
     run_end(run);
@@ -116,4 +125,20 @@ const struct workload workload_limited = {
     .about = "the seed's pairs, in a control group with less memory than data",
     .engines = "fkv,rocksdb,rocksdb-point",
     .run = run_limited,
+};
+
+static int run_limited_index(const struct bench *bench)
+{
+    enum { INDEX_BYTES_OF_KEY = 19 };
+    engine_index_memory_max = bench->keys * INDEX_BYTES_OF_KEY / 4;
+    if (engine_index_memory_max < 32768)
+        engine_index_memory_max = 32768;
+    return run_limited(bench);
+}
+
+const struct workload workload_limited_index = {
+    .name = "limited-index",
+    .about = "limited, and a quarter of the memory that the index needs",
+    .engines = "fkv,rocksdb",
+    .run = run_limited_index,
 };
