@@ -310,12 +310,11 @@ static void begin_read(struct fkv_async *async, struct request *request)
     uint64_t offset = entry_address(request->entry) * CELL_BYTES;
     enum fetch_way way = fetch_way(db, offset, bytes, async->reads++);
     request->direct = way == FETCH_DIRECT;
-    if (way == FETCH_NOW) {
-        answer(async, request);
-    } else if (!async->queue) {
+    bool now = way == FETCH_NOW;
+    if (!now && !async->queue) {
         db->os->ops->read_ahead(db->file, offset, bytes);
         push(&async->waiting, request);
-    } else if (queue_read(async, request, offset, bytes)) {
+    } else if (!now && queue_read(async, request, offset, bytes)) {
         async->reading++;
         if (++async->added >= async->lot)
             (void)begin_added(async); /* who waits for reads tries again, and says what is wrong */

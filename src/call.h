@@ -74,8 +74,11 @@ enum fkv_error call_no_key(const void *bytes, size_t size);
 static inline enum fkv_error call_key(const struct fkv *db, const void *bytes, size_t size,
                                       struct key *key)
 {
-    if (__builtin_expect(size > FKV_KEY_BYTES_MAX || (!bytes && size), 0))
-        return call_no_key(bytes, size);
+    if (__builtin_expect(size > FKV_KEY_BYTES_MAX || (!bytes && size), 0)) {
+        enum fkv_error error = call_no_key(bytes, size);
+        assert(error);
+        return error;
+    }
     key->bytes = bytes;
     key->size = size;
     if (__builtin_expect(db->digest, 0)) {

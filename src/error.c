@@ -1,10 +1,13 @@
 #define _GNU_SOURCE
 #include "error.h"
-
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#undef error_set /* clang-tidy has macros around them */
+#undef error_os
+#undef error_sync
 
 static _Thread_local struct {
     uint64_t owner;

@@ -32,6 +32,7 @@ enum fkv_error call_handle_state(fkv *db)
     enum fkv_error error = check_alive(db);
     if (error)
         return error;
+    assert(db);
     /* Without threads, where none writes: this reader waits for the others, before it begins. */
     __atomic_store_n(db->alive, HANDLE_ALIVE, __ATOMIC_RELAXED);
     reclaim_wait(&db->reclaim);

@@ -150,12 +150,15 @@ struct hash128 hash_key_plain(const struct hash_seed *seed, const void *data, si
         add_round_key(state, seed->round[0]);
         encrypt_plain(seed, state);
     }
-    uint64_t block[2];
-    if (bytes == BLOCK)
+    uint8_t block[BLOCK];
+    if (bytes == BLOCK) {
         memcpy(block, from, BLOCK);
-    else
-        load_part(from, bytes, block);
-    add_round_key(state, (const uint8_t *)block);
+    } else {
+        uint64_t part[2];
+        load_part(from, bytes, part);
+        memcpy(block, part, BLOCK);
+    }
+    add_round_key(state, block);
     add_round_key(state, bytes == BLOCK ? seed->whole : seed->part);
     encrypt_plain(seed, state);
     return (struct hash128){load_u64(state), load_u64(state + 8)};

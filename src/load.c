@@ -162,6 +162,7 @@ static enum fkv_error next_sector(struct fkv_load *load)
         load->sectors = sectors;
         load->sector_room = room;
     }
+    assert(load->sectors);
     uint32_t sector;
     if ((error = take_sector(db, &sector)))
         return error;

@@ -823,8 +823,10 @@ void os_sim_free(struct os_sim *sim)
         return;
     while (sim->mappings != NULL)
         drop_mapping(sim, &sim->mappings);
-    while (sim->handles != NULL)
-        sim_close(sim->handles);
+    for (struct os_file *file = sim->handles, *next; file != NULL; file = next) {
+        next = file->next;
+        sim_close(file);
+    }
     for (struct name *name = sim->names; name != NULL; name = name->next) {
         add_version(name, NULL);
         settle_name(sim, name, name->count - 1);

@@ -388,11 +388,11 @@ struct sim_file *sim_file_new(uint64_t id, uint64_t reserved_bytes)
     return file;
 }
 
-static void *copy_array(const void *array, size_t bytes)
+static void *copy_array(const void *array, size_t count, size_t item_bytes)
 {
-    void *copy = sim_grow(NULL, bytes > 0 ? bytes : 1);
-    if (bytes > 0)
-        memcpy(copy, array, bytes);
+    void *copy = sim_grow(NULL, count > 0 ? count * item_bytes : 1);
+    if (count > 0)
+        memcpy(copy, array, count * item_bytes);
     return copy;
 }
 
@@ -400,29 +400,29 @@ static struct sim_saved *copy_saved(struct sim_saved *saved)
 {
     if (saved == &zero_page)
         return saved;
-    struct sim_saved *copy = copy_array(saved, sizeof *saved);
+    struct sim_saved *copy = copy_array(saved, 1, sizeof *saved);
     if (saved->clean != NULL)
-        copy->clean = copy_array(saved->clean, SIM_PAGE_BYTES);
+        copy->clean = copy_array(saved->clean, 1, SIM_PAGE_BYTES);
     if (saved->frozen != NULL)
-        copy->frozen = copy_array(saved->frozen, SIM_PAGE_BYTES);
+        copy->frozen = copy_array(saved->frozen, 1, SIM_PAGE_BYTES);
     return copy;
 }
 
 struct sim_file *sim_file_copy(const struct sim_file *file)
 {
-    struct sim_file *copy = copy_array(file, sizeof *file);
+    struct sim_file *copy = copy_array(file, 1, sizeof *file);
     copy->references = 1;
     copy->image = image_copy(file->image);
-    copy->pages = copy_array(file->pages, file->page_count * sizeof *file->pages);
+    copy->pages = copy_array(file->pages, file->page_count, sizeof *file->pages);
     copy->saved_room = file->saved_count;
-    copy->saved = copy_array(file->saved, file->saved_count * sizeof *file->saved);
+    copy->saved = copy_array(file->saved, file->saved_count, sizeof *file->saved);
     copy->change_room = file->change_count;
-    copy->changes = copy_array(file->changes, file->change_count * sizeof *file->changes);
+    copy->changes = copy_array(file->changes, file->change_count, sizeof *file->changes);
     copy->mapped = NULL;
     copy->mapped_count = copy->mapped_room = 0;
-    for (size_t i = 0; i < copy->saved_count; i++) {
-        struct sim_page *page = &copy->pages[copy->saved[i]];
-        page->saved = copy_saved(page->saved);
+    for (size_t i = 0; i < file->saved_count; i++) {
+        size_t p = file->saved[i];
+        copy->pages[p].saved = copy_saved(file->pages[p].saved);
     }
     return copy;
 }
@@ -719,7 +719,7 @@ void sim_file_sync_failed(struct sim_file *file, uint64_t seed)
             continue;
         land_some(file, p, 0, UINT64_MAX, seed);
         tear_some(file, p, seed);
-        own_saved(file, p)->clean = copy_array(page_at(file, p), SIM_PAGE_BYTES);
+        own_saved(file, p)->clean = copy_array(page_at(file, p), 1, SIM_PAGE_BYTES);
     }
 }
 
@@ -841,7 +841,7 @@ void sim_file_freeze(struct sim_file *file)
         const struct sim_page *page = &file->pages[p];
         if (page->mapped && p * SIM_PAGE_BYTES < file->size &&
             memcmp(page_at(file, p), page->saved->bytes, SIM_PAGE_BYTES) != 0)
-            own_saved(file, p)->frozen = copy_array(page_at(file, p), SIM_PAGE_BYTES);
+            own_saved(file, p)->frozen = copy_array(page_at(file, p), 1, SIM_PAGE_BYTES);
     }
     file->frozen = true;
 }

@@ -5,12 +5,13 @@
  * get the library's functions instead: liburcu gives its readers less alignment than it declares,
  * and its own loads and stores, which are not atomic ones to ThreadSanitizer, stay out of sight.
  * ThreadSanitizer is told what a grace period means: all that readers did in sections that they
- * have left comes before what is done after it.
+ * have left comes before what is done after it. clang-tidy gets the functions too: it would suppose
+ * that liburcu could not register the thread.
  */
 #ifndef FKV_RCU_H
 #define FKV_RCU_H
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang_analyzer__)
 #define _LGPL_SOURCE
 #endif
 #include <urcu-bp.h>

@@ -418,10 +418,11 @@ static void survey_sectors(struct repair *repair)
 {
     uint8_t page[PAGE_BYTES];
     uint32_t page_number = UINT32_MAX;
-    if (repair->header)
+    if (repair->header) {
         count_lost_pages(repair);
-    if (repair->result.pages_lost)
-        load_index(repair);
+        if (repair->result.pages_lost)
+            load_index(repair);
+    }
     find_next_sequence(repair);
     for (uint32_t s = 1; s < repair->check.image.sector_count && repair_goes_on(repair); s++)
         add_sector(repair, s, page, &page_number);

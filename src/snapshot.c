@@ -132,7 +132,7 @@ static enum fkv_error find_record(const struct fkv_snapshot *snapshot, const str
         /* As in read.c: the slot may have been given to another key between two looks at it. */
         uint64_t again;
         if (snapshot_entry(snapshot, key->hash, &again) == FKV_OK && again == *entry)
-            return read_damaged(db, *entry, "has another key than the index says");
+            return read_damaged(db, *entry, "has another key than the index says"), FKV_DAMAGED;
     }
 }
 

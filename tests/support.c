@@ -116,9 +116,9 @@ bool rounds_next(struct rounds *rounds)
 
 static void say_how_to_replay(void)
 {
-    /* No stdio: this is said in a signal handler too. */
+    /* No stdio: this is said in a signal handler too. glibc's snprintf takes no lock for these. */
     char text[1024];
-    int bytes =
+    int bytes = // NOLINTNEXTLINE(bugprone-signal-handler)
         snprintf(text, sizeof text,
                  "FAILED with seed %" PRIu64 ". To replay: FKV_TEST_SEED=%" PRIu64 " %s%s%s%s\n",
                  run.round_seed, run.round_seed, run.program, run.filter ? " '" : "",

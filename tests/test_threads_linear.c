@@ -531,7 +531,7 @@ static bool is_caught(const char *path, enum planted bug)
     if (child == 0) {
         alarm(HANG_SECONDS);
         planted_bug = bug; /* found within seconds, if nothing else runs */
-        _exit(play_match(path, 0, 1, HANG_SECONDS / 2).verdict == LINEAR_NO ? 1 : 0);
+        _exit(play_match(path, 0, 1, HANG_SECONDS / 2.0).verdict == LINEAR_NO ? 1 : 0);
     }
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);

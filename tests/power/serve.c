@@ -173,8 +173,12 @@ bool serve_disk(struct disk *disk, const char *path)
 {
     struct server server = {.disk = disk, .request = malloc(REQUEST_BYTES_MAX)};
     server.device = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    if (server.device < 0 || !server.request)
+    if (server.device < 0 || !server.request) {
+        if (server.device >= 0)
+            close(server.device);
+        free(server.request);
         return false;
+    }
     char options[128];
     snprintf(options, sizeof options, "fd=%d,rootmode=%o,user_id=0,group_id=0", server.device,
              S_IFREG | 0600);
