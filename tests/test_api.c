@@ -22,14 +22,14 @@ static void test_version(void **state)
 static void test_error_texts(void **state)
 {
     (void)state;
-    for (int error = FKV_OK; error <= FKV_MODE_MISMATCH; error++) {
+    for (int error = FKV_OK; error <= FKV_BUSY; error++) {
         const char *text = fkv_error_text((enum fkv_error)error);
         assert_non_null(text);
         assert_true(strlen(text) > 3);
         for (int other = FKV_OK; other < error; other++)
             assert_string_not_equal(text, fkv_error_text((enum fkv_error)other));
     }
-    assert_non_null(fkv_error_text((enum fkv_error)(FKV_MODE_MISMATCH + 1)));
+    assert_non_null(fkv_error_text((enum fkv_error)(FKV_BUSY + 1)));
     assert_non_null(fkv_error_text((enum fkv_error) - 1));
 }
 

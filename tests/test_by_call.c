@@ -330,6 +330,12 @@ static void test_borrow(void **state)
     fkv_read_begin(world->db);
     assert_int_equal(fkv_borrow(world->db, &key, sizeof key, &value, &bytes), FKV_INVALID);
     fkv_read_end(world->db);
+    fkv_snapshot *snapshot;
+    must(fkv_snapshot_open(world->db, &snapshot));
+    fkv_read_begin(world->db);
+    assert_int_equal(fkv_snapshot_borrow(snapshot, &key, sizeof key, &value, &bytes), FKV_INVALID);
+    fkv_read_end(world->db);
+    fkv_snapshot_close(snapshot);
     must(store_close(world->db));
     assert_int_equal(os_sim_open_mappings(world->sim), 0);
     world_open(world, FKV_READ_WITHOUT_MAPPING);

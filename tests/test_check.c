@@ -132,6 +132,8 @@ struct findings {
     fkv_check_result result;
     uint64_t said;
     char first[320];
+    const char *words; /* looked for in all that is said */
+    bool heard;
     bool print;
 };
 
@@ -143,6 +145,8 @@ static void note(void *context, const fkv_problem *problem)
     if (!findings->said++)
         snprintf(findings->first, sizeof findings->first, "%s: %s", fkv_part_name(problem->part),
                  problem->text);
+    if (findings->words && strstr(problem->text, findings->words))
+        findings->heard = true;
     if (findings->print)
         print_message("    %s (%" PRIx64 "): %s\n", fkv_part_name(problem->part), problem->offset,
                       problem->text);
@@ -737,42 +741,253 @@ static void sector_used_twice(struct world *world)
     sectors->free_backed_count++;
 }
 
+static uint32_t free_sector(const struct world *world)
+{
+    const struct sectors *sectors = &world->db->sectors;
+    for (uint32_t s = 1; s < sectors->count; s++)
+        if (((const uint64_t *)sectors->free_backed.base)[s / 64] >> (s & 63) & 1)
+            return s;
+    fail_msg("no free sector");
+    return 0;
+}
+static void table_impossible(struct world *world)
+{
+    table_of(world, world->db->sectors.front)->zero = 1;
+}
+static void table_counts_of_free(struct world *world)
+{
+    table_of(world, free_sector(world))->dead_cells = 4;
+}
+static void table_values_in_pages(struct world *world)
+{
+    struct format_sector *entry = table_of(world, world->db->pages.sectors[0].sector);
+    entry->type = SECTOR_VALUES;
+    entry->sequence = 1;
+}
+static void table_sequence_of_the_future(struct world *world)
+{
+    table_of(world, world->db->sectors.front)->sequence = world->db->sectors.next_sequence + 9;
+}
+static void table_too_long(struct world *world)
+{
+    assert_true(world->db->sectors.count % SECTORS_PER_PAGE);
+    table_of(world, world->db->sectors.count)->type = SECTOR_LARGE;
+}
+static void open_sector_not_last(struct world *world)
+{
+    struct format_sector *front = table_of(world, world->db->sectors.front);
+    struct format_sector *open = table_of(world, world->db->tail.sector);
+    uint64_t sequence = front->sequence;
+    front->sequence = open->sequence;
+    open->sequence = sequence;
+}
+static void head_of_pieces_gone(struct world *world)
+{
+    struct fkv *db = world->db;
+    uint8_t bytes[2000];
+    struct key key;
+    assert_ok(key_make(db, bytes, key_of(3001, bytes), &key));
+    uint64_t entry = index_remove(&db->index, key.hash);
+    sectors_kill(&db->sectors, entry_address(entry), entry_cells(entry));
+    db->keys--;
+}
+
+/* The index is to have more than one segment. */
+static void grow(struct world *world)
+{
+    for (uint32_t i = 4000; i < 10000; i++)
+        put(world, i, 10);
+    assert_ok(fkv_checkpoint(world->db));
+    assert_true(world->db->index.directory->depth);
+}
+static struct format_segment *segment_of(struct world *world, uint32_t slot)
+{
+    const struct directory *directory = world->db->index.directory;
+    uint32_t id = directory->segment[slot & ((1u << directory->depth) - 1)];
+    struct format_segment *entries =
+        pages_write(&world->db->pages, SPACE_DIRECTORY, id / SEGMENTS_PER_PAGE);
+    return &entries[id % SEGMENTS_PER_PAGE];
+}
+static void segment_impossible(struct world *world)
+{
+    segment_of(world, 0)->count = UINT16_MAX;
+}
+static void segment_elsewhere(struct world *world)
+{
+    grow(world);
+    segment_of(world, 0)->prefix ^= 1;
+}
+static void segments_share_a_page(struct world *world)
+{
+    grow(world);
+    struct format_segment *first = segment_of(world, 0), *last = segment_of(world, UINT32_MAX);
+    first->page[0] = last->page[0];
+}
+static void segment_without_a_page(struct world *world)
+{
+    segment_of(world, 0)->pages--;
+}
+static void directory_elsewhere(struct world *world)
+{
+    grow(world);
+    struct directory *directory = world->db->index.directory;
+    directory->segment[0] = directory->segment[(1u << directory->depth) - 1];
+}
+static struct segment *segment_in_memory(struct world *world)
+{
+    struct index *index = &world->db->index;
+    return (struct segment *)index->segments.base + index->directory->segment[0];
+}
+static void segment_count_in_memory(struct world *world)
+{
+    segment_in_memory(world)->count++;
+}
+static void plan_left_over(struct world *world)
+{
+    segment_in_memory(world)->planned++;
+}
+
+/* A page in memory that no checkpoint has to write. */
+static struct page *clean_page(struct world *world)
+{
+    struct page *page = pages_find(&world->db->pages, SPACE_INDEX, 0);
+    assert_true(page->frame && page->epoch != world->db->pages.epoch);
+    return page;
+}
+static void page_marked_as_zeros(struct world *world)
+{
+    clean_page(world)->zero = 1;
+}
+static void page_of_another_epoch(struct world *world)
+{
+    clean_page(world)->epoch = world->db->pages.epoch;
+}
+static void page_with_a_copy(struct world *world)
+{
+    clean_page(world)->saved = UINT32_MAX;
+}
+static void frame_that_is_not_there(struct world *world)
+{
+    clean_page(world)->saved = world->db->pages.frames.count;
+}
+static void frame_used_twice(struct world *world)
+{
+    clean_page(world)->saved = clean_page(world)->frame;
+}
+static void page_sector_not_found(struct world *world)
+{
+    struct pages *pages = &world->db->pages;
+    ((uint32_t *)pages->sector_index.base)[pages->sectors[0].sector] = 0;
+}
+static void place_used_by_nothing(struct world *world)
+{
+    struct pages *pages = &world->db->pages;
+    struct page_sector *sector = &pages->sectors[0];
+    assert_true(sector->used_count < SECTOR_PAGES);
+    uint32_t p = 0;
+    while (sector->used[p / 64] >> (p & 63) & 1)
+        p++;
+    sector->used[p / 64] |= 1ull << (p & 63);
+    sector->used_count++;
+    pages->used_pages++;
+}
+static void spare_outside_the_file(struct world *world)
+{
+    world->db->tail.spare = world->db->sectors.count;
+}
+static void queue_type(struct world *world)
+{
+    sector_state(&world->db->sectors, world->db->sectors.front)->type = SECTOR_LARGE;
+}
+static void queue_link(struct world *world)
+{
+    struct sectors *sectors = &world->db->sectors;
+    sector_state(sectors, sector_state(sectors, sectors->front)->next)->previous = 0;
+}
+static void queue_end(struct world *world)
+{
+    world->db->sectors.back = world->db->sectors.front;
+}
+static void open_and_sealed(struct world *world)
+{
+    sector_state(&world->db->sectors, world->db->tail.sector)->sealed = 1;
+}
+static void open_cell_impossible(struct world *world)
+{
+    world->db->tail.open->flushed_cell = world->db->tail.cell + 1;
+}
+static void open_sector_elsewhere(struct world *world)
+{
+    world->db->tail.sequence++;
+}
+
 struct contradiction {
     const char *name;
     void (*make)(struct world *world);
     enum fkv_part part;      /* in which it is found in memory */
     bool memory_only;        /* it does not reach the file, or must not be let to */
     enum fkv_part file_part; /* 0: the same */
+    const char *words;       /* that are said of it */
 };
 
 static const struct contradiction contradictions[] = {
-    {"live as dead", live_as_dead, FKV_PART_INDEX, false, 0},
-    {"dead as live", dead_as_live, FKV_PART_INDEX, false, 0},
-    {"bit within a record", bit_within_a_record, FKV_PART_MAPS, false, 0},
-    {"entry gone", entry_gone, FKV_PART_INDEX, false, 0},
-    {"entry elsewhere", entry_elsewhere, FKV_PART_INDEX, false, 0},
-    {"entry to a dead record", entry_to_a_dead_record, FKV_PART_INDEX, false, 0},
-    {"entry to nowhere", entry_to_nowhere, FKV_PART_INDEX, false, 0},
-    {"entry of another length", entry_of_another_length, FKV_PART_INDEX, false, 0},
-    {"entry of another kind", entry_of_another_kind, FKV_PART_INDEX, false, 0},
-    {"entry of another key", entry_of_another_key, FKV_PART_INDEX, false, 0},
-    {"entry twice", entry_twice, FKV_PART_INDEX, false, 0},
-    {"marks gone", marks_gone, FKV_PART_INDEX, false, 0},
-    {"segment count", segment_count_wrong, FKV_PART_INDEX, false, 0},
-    {"dead cells in the table", table_dead_cells, FKV_PART_TABLE, false, 0},
-    {"padding in the table", table_pad_cells, FKV_PART_TABLE, false, 0},
-    {"sequence in the table", table_sequence, FKV_PART_TABLE, false, 0},
-    {"type in the table", table_type, FKV_PART_TABLE, false, 0},
-    {"keys", keys_wrong, FKV_PART_COUNTERS, false, 0},
-    {"live cells", live_cells_wrong, FKV_PART_COUNTERS, false, 0},
-    {"padding", pad_cells_wrong, FKV_PART_COUNTERS, false, 0},
-    {"large sectors of another", large_sector_is_another, FKV_PART_LARGE, false, 0},
-    {"piece gone", piece_gone, FKV_PART_LARGE, false, 0},
-    {"head gone", head_gone, FKV_PART_LARGE, false, 0},
-    {"page taken for free", page_taken_for_free, FKV_PART_PAGES, true, 0},
-    {"page not marked", page_not_marked, FKV_PART_MEMORY, true, 0},
-    {"sector lost", sector_lost, FKV_PART_SPACE, true, 0},
-    {"sector used twice", sector_used_twice, FKV_PART_SPACE, true, 0},
+    {"live as dead", live_as_dead, FKV_PART_INDEX, false, 0, NULL},
+    {"dead as live", dead_as_live, FKV_PART_INDEX, false, 0, NULL},
+    {"bit within a record", bit_within_a_record, FKV_PART_MAPS, false, 0, NULL},
+    {"entry gone", entry_gone, FKV_PART_INDEX, false, 0, NULL},
+    {"entry elsewhere", entry_elsewhere, FKV_PART_INDEX, false, 0, NULL},
+    {"entry to a dead record", entry_to_a_dead_record, FKV_PART_INDEX, false, 0, NULL},
+    {"entry to nowhere", entry_to_nowhere, FKV_PART_INDEX, false, 0, NULL},
+    {"entry of another length", entry_of_another_length, FKV_PART_INDEX, false, 0, NULL},
+    {"entry of another kind", entry_of_another_kind, FKV_PART_INDEX, false, 0, NULL},
+    {"entry of another key", entry_of_another_key, FKV_PART_INDEX, false, 0, NULL},
+    {"entry twice", entry_twice, FKV_PART_INDEX, false, 0, NULL},
+    {"marks gone", marks_gone, FKV_PART_INDEX, false, 0, NULL},
+    {"segment count", segment_count_wrong, FKV_PART_INDEX, false, 0, NULL},
+    {"dead cells in the table", table_dead_cells, FKV_PART_TABLE, false, 0, NULL},
+    {"padding in the table", table_pad_cells, FKV_PART_TABLE, false, 0, NULL},
+    {"sequence in the table", table_sequence, FKV_PART_TABLE, false, 0, NULL},
+    {"type in the table", table_type, FKV_PART_TABLE, false, 0, NULL},
+    {"keys", keys_wrong, FKV_PART_COUNTERS, false, 0, NULL},
+    {"live cells", live_cells_wrong, FKV_PART_COUNTERS, false, 0, NULL},
+    {"padding", pad_cells_wrong, FKV_PART_COUNTERS, false, 0, NULL},
+    {"large sectors of another", large_sector_is_another, FKV_PART_LARGE, false, 0, NULL},
+    {"piece gone", piece_gone, FKV_PART_LARGE, false, 0, NULL},
+    {"head gone", head_gone, FKV_PART_LARGE, false, 0, NULL},
+    {"page taken for free", page_taken_for_free, FKV_PART_PAGES, true, 0, NULL},
+    {"page not marked", page_not_marked, FKV_PART_MEMORY, true, 0, NULL},
+    {"sector lost", sector_lost, FKV_PART_SPACE, true, 0, NULL},
+    {"sector used twice", sector_used_twice, FKV_PART_SPACE, true, 0, NULL},
+    {"impossible in the table", table_impossible, FKV_PART_TABLE, false, 0, "is impossible"},
+    {"counts of a free sector", table_counts_of_free, FKV_PART_TABLE, false, 0, "has counts"},
+    {"values in pages", table_values_in_pages, FKV_PART_TABLE, false, 0, "but it holds pages"},
+    {"sequence of the future", table_sequence_of_the_future, FKV_PART_TABLE, false, 0, "so far"},
+    {"table too long", table_too_long, FKV_PART_TABLE, false, 0, "no such sector"},
+    {"open sector not last", open_sector_not_last, FKV_PART_TABLE, false, 0, "not the last of"},
+    {"head of pieces gone", head_of_pieces_gone, FKV_PART_LARGE, false, 0, "belongs to no head"},
+    {"impossible segment", segment_impossible, FKV_PART_INDEX, false, 0, "impossible"},
+    {"segment elsewhere", segment_elsewhere, FKV_PART_INDEX, false, 0, "of the same hashes"},
+    {"page of two segments", segments_share_a_page, FKV_PART_INDEX, false, 0, "and to another"},
+    {"page of no segment", segment_without_a_page, FKV_PART_MEMORY, false, FKV_PART_INDEX,
+     "belongs to no segment"},
+    {"directory elsewhere", directory_elsewhere, FKV_PART_MEMORY, true, 0, "which is another's"},
+    {"segment in memory", segment_count_in_memory, FKV_PART_MEMORY, true, 0, "the directory says"},
+    {"plan left over", plan_left_over, FKV_PART_MEMORY, true, 0, "1 plans left over"},
+    {"page marked as zeros", page_marked_as_zeros, FKV_PART_MEMORY, true, 0, "marked as zeros"},
+    {"page's epoch", page_of_another_epoch, FKV_PART_MEMORY, true, 0, "for another epoch"},
+    {"page with a copy", page_with_a_copy, FKV_PART_MEMORY, true, 0, "for no checkpoint"},
+    {"no frame", frame_that_is_not_there, FKV_PART_MEMORY, true, 0, "does not exist"},
+    {"frame used twice", frame_used_twice, FKV_PART_MEMORY, true, 0, "is in use twice"},
+    {"page sector not found", page_sector_not_found, FKV_PART_SPACE, true, 0, "by its number"},
+    {"place used by nothing", place_used_by_nothing, FKV_PART_SPACE, true, 0, "in use by nothing"},
+    {"spare not in the file", spare_outside_the_file, FKV_PART_SPACE, true, 0, "is not in the"},
+    {"type in the queue", queue_type, FKV_PART_SPACE, true, 0, "not of values"},
+    {"link of the queue", queue_link, FKV_PART_SPACE, true, 0, "the one before it"},
+    {"end of the queue", queue_end, FKV_PART_SPACE, true, 0, "the queue ends at"},
+    {"open and sealed", open_and_sealed, FKV_PART_MEMORY, true, 0, "open and sealed"},
+    {"cell of the open sector", open_cell_impossible, FKV_PART_MEMORY, true, 0, "is impossible"},
+    {"open sector elsewhere", open_sector_elsewhere, FKV_PART_MEMORY, true, 0,
+     "than it is written"},
 };
 
 static void must_be_found(const struct contradiction *made, enum fkv_error error,
@@ -797,8 +1012,11 @@ static void test_contradictions_are_found(void **state)
         made->make(world);
         struct findings findings;
         struct check_options options = note_options(&findings);
+        findings.words = made->words;
         enum fkv_error error = store_check(world->db, &options, &findings.result);
         must_be_found(made, error, &findings, made->part, "in memory");
+        if (made->words && !made->file_part && !findings.heard)
+            fail_msg("%s: nothing is said of it; the first: %s", made->name, findings.first);
         if (made->memory_only) { /* it is not to be worked with */
             os_sim_kill(world->sim, 1);
             store_close(world->db);
@@ -1586,6 +1804,9 @@ static void test_arguments(void **state)
     assert_ok(fkv_check(db, NULL, &result, offsetof(fkv_check_result, keys)));
     assert_int_equal(result.keys, 77);
     assert_ok(fkv_close(db));
+    options.size = 4;
+    assert_error(fkv_check_file(support_path("arguments"), &options, NULL, 0), FKV_INVALID);
+    assert_string_equal(fkv_part_name((enum fkv_part)99), "unknown part");
     assert_error(fkv_check_file(NULL, NULL, NULL, 0), FKV_INVALID);
     assert_error(fkv_check_file("", NULL, NULL, 0), FKV_INVALID);
     assert_error(fkv_check_file(support_path("none"), NULL, NULL, 0), FKV_NOT_EXIST);

@@ -235,8 +235,12 @@ static void test_kill_at_each_write(void **state)
             world.wanted[key] = stamp;
             error = fkv_load_put(load, &key, sizeof key, value, value_of(stamp, value, false));
         }
-        if (!error)
+        if (!error) {
             error = fkv_load_commit(load);
+        } else {
+            assert_error(fkv_load_put(load, "a", 1, "b", 1), FKV_FAILED);
+            assert_error(fkv_load_commit(load), FKV_FAILED);
+        }
         bool over = !error;
         acknowledged = over && !atomic_load(&world.db->failed);
         store_fail(world.db, FKV_IO); /* closing writes nothing */
@@ -287,6 +291,33 @@ static void test_arguments(void **state)
     assert_ok(fkv_close(world.db));
 }
 
+/* A transaction conflicts with a load as with any commit. */
+static void test_beside_transactions(void **state)
+{
+    (void)state;
+    static struct world world;
+    fkv_load *load;
+    fkv_txn *read, *other;
+    make_world(&world, 2, 0);
+    assert_ok(fkv_txn_begin(world.db, &read));
+    assert_ok(fkv_txn_begin(world.db, &other));
+    assert_error(fkv_txn_exists(read, "a", 1), FKV_NOT_FOUND);
+    assert_error(fkv_txn_exists(other, "b", 1), FKV_NOT_FOUND);
+    assert_ok(fkv_txn_put(read, "c", 1, "1", 1));
+    assert_ok(fkv_txn_put(other, "d", 1, "1", 1));
+    assert_ok(fkv_load_begin(world.db, &load));
+    assert_ok(fkv_load_put(load, "a", 1, "2", 1));
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    assert_error(fkv_txn_commit(read, 0), FKV_CONFLICT);
+    assert_ok(fkv_txn_commit(other, 0));
+    fkv_txn_free(read);
+    fkv_txn_free(other);
+    assert_error(fkv_exists(world.db, "c", 1), FKV_NOT_FOUND);
+    assert_ok(fkv_exists(world.db, "d", 1));
+    assert_ok(fkv_close(world.db));
+}
+
 /* Every request for memory fails in turn. */
 static void test_no_memory(void **state)
 {
@@ -320,7 +351,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_with_threads),       cmocka_unit_test(test_without_threads),
         cmocka_unit_test(test_kill_at_each_write), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_arguments),          cmocka_unit_test(test_beside_transactions),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }

@@ -219,7 +219,9 @@ static void bad_arguments(void **state)
                  FKV_BUFFER_TOO_SMALL);
     assert_int_equal(bytes, SOME_BYTES);
     assert_error(fkv_snapshot_value_size(snapshot, &key, sizeof key, NULL), FKV_INVALID);
+    assert_error(fkv_snapshot_value_size(snapshot, NULL, 4, &bytes), FKV_INVALID);
     assert_error(fkv_snapshot_borrow(snapshot, &key, sizeof key, &value, &bytes), FKV_INVALID);
+    assert_error(fkv_snapshot_borrow(snapshot, &key, sizeof key, NULL, &bytes), FKV_INVALID);
     assert_true(strlen(fkv_error_detail(db)) > 0);
     fkv_snapshot_close(snapshot);
     assert_ok(fkv_close(db));
