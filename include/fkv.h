@@ -618,7 +618,7 @@ typedef struct fkv_stats {
     uint64_t file_bytes;
     uint64_t log_bytes;      /* length of the log file */
     uint64_t log_bytes_live; /* of it, what a recovery would have to read */
-    uint64_t index_slots;    /* slots the index has room for, in memory */
+    uint64_t index_slots;    /* of all its pages, also those that are not in memory now */
     uint64_t index_bytes;    /* memory of the index, directory and page tables included */
     uint64_t index_splits;   /* segments rebuilt to grow, split, shrink or merge, since open */
     uint64_t memory_bytes;   /* all memory the library holds for this store, what is open on it
