@@ -193,7 +193,7 @@ static uint64_t log_bytes_for(const struct fkv *db, uint32_t moves)
 
 static void log_moves(struct fkv *db, const struct move *moves, uint32_t count)
 {
-    uint8_t *begin = log_begin(&db->log, 0);
+    uint8_t *begin = log_begin(&db->log, 0, false);
     uint8_t *to = begin;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t sector = (uint32_t)(moves[i].to / SECTOR_CELLS);

@@ -101,13 +101,15 @@ struct needs {
     uint64_t pages;   /* that it may change */
     uint32_t sectors; /* free ones, to be taken */
     bool refer;
+    bool synced; /* as soon as it is written */
 };
 
 static void count_needs(const struct fkv *db, const struct write *writes, size_t count,
                         struct needs *needs)
 {
     *needs = (struct needs){.log_bytes = sizeof(struct format_frame) + tail_opened_bytes(&db->tail),
-                            .pages = 16};
+                            .pages = 16,
+                            .synced = needs->synced};
     uint64_t references = 0;
     for (size_t i = 0; i < count; i++) {
         const struct write *write = &writes[i];
@@ -503,7 +505,7 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
     }
     if (needs->refer || any_large)
         atomic_store(&db->log.data_unsynced, true);
-    uint8_t *begin = log_begin(&db->log, needs->log_bytes);
+    uint8_t *begin = log_begin(&db->log, needs->log_bytes, needs->synced);
     uint8_t *to = begin;
     for (size_t i = 0; i < count - (PLANTED(HALF_BATCH_LOGGED) ? count / 2 : 0); i++)
         to = log_write(db, to, &writes[i], needs->refer);
@@ -588,9 +590,9 @@ static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, si
 }
 
 enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
-                             const struct fkv_txn *txn)
+                             const struct fkv_txn *txn, bool synced)
 {
-    struct needs needs = {0};
+    struct needs needs = {.synced = synced};
     struct overlay *overlay = NULL;
     /* Else the room would be taken from who asked for it. (Who is in a read section must not wait
      * for somebody who may wait for readers.) */

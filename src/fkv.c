@@ -89,13 +89,14 @@ static enum fkv_error commit_one(fkv *db, struct write *write, unsigned flags)
     rcu_read_lock();
     index_prefetch(&db->index, write->hash);
     rcu_read_unlock();
+    bool sync = (flags & FKV_SYNC) || (db->flags & FKV_SYNC_EVERY);
     store_lock(db);
-    enum fkv_error error = commit_writes(db, write, 1, NULL);
+    enum fkv_error error = commit_writes(db, write, 1, NULL, sync);
     uint64_t commit = db->commit;
     pthread_mutex_unlock(&db->writer);
     reclaim_wait(&db->reclaim);
     checkpoint_pause(db);
-    if (!error && ((flags & FKV_SYNC) || (db->flags & FKV_SYNC_EVERY)))
+    if (!error && sync)
         error = log_sync(&db->log, commit);
     return error;
 }

@@ -299,7 +299,7 @@ static enum fkv_error prepare(struct fkv_load *load, bool *log_full)
 static void log_load(struct fkv_load *load)
 {
     struct fkv *db = load->db;
-    uint8_t *begin = log_begin(&db->log, log_bytes_for(load));
+    uint8_t *begin = log_begin(&db->log, log_bytes_for(load), false);
     uint8_t *to = begin;
     if (db->tail.opened_count)
         to = tail_log_opened(&db->tail, db->tail.opened[db->tail.opened_count - 1], to);

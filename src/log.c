@@ -15,6 +15,8 @@
 
 #define LOG_SIZE_MIN MIB
 
+enum { BUFFER_BYTES = 16 * KIB }; /* larger frames are stored, whoever syncs them */
+
 void log_make(struct log *log, const struct os_ops *ops, const char *path, uint64_t size_max,
               struct os_file *data_file, const char *data_path)
 {
@@ -110,6 +112,8 @@ void log_drop(struct log *log)
     if (log->map)
         log->ops->unmap(log->file, log->map, log->map_bytes);
     log->map = NULL;
+    memory_free(log->buffer);
+    log->buffer = NULL;
 }
 
 /* ---------------------------------------------------------------- room */
@@ -178,9 +182,9 @@ static uint64_t frame_checksum(const struct log *log, const uint8_t *frame, uint
     return checksum64(frame + skip, bytes - skip) ^ log->seed;
 }
 
-static void put_frame(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit)
+/* The frame at `at`, in the mapping or not, is the next one. */
+static void put_frame(struct log *log, uint8_t *at, uint64_t bytes, uint32_t flags, uint64_t commit)
 {
-    uint8_t *at = log->map + log->head.offset;
     struct format_frame header = {
         .previous = log->head.chain,
         .bytes = (uint32_t)bytes,
@@ -190,6 +194,10 @@ static void put_frame(struct log *log, uint64_t bytes, uint32_t flags, uint64_t 
     memcpy(at, &header, sizeof header);
     header.checksum = frame_checksum(log, at, bytes);
     memcpy(at, &header.checksum, sizeof header.checksum);
+    uint8_t *place = log->map + log->head.offset;
+    /* What a failed call has left is an end of the log that is torn; the store replaces it. */
+    if (at != place && log->ops->write(log->file, at, bytes, log->head.offset))
+        memcpy(place, at, bytes);
     log->head.chain = header.checksum;
     log->head.offset += bytes;
     log->live_bytes += bytes;
@@ -226,7 +234,7 @@ static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
     bool front = fits_at_front(log, bytes);
     if (front && (log->size >= log->size_max || log->start > log->size / 2)) {
         uint64_t left = log->size - log->head.offset - wrap_bytes;
-        put_frame(log, wrap_bytes, FRAME_WRAP, 0);
+        put_frame(log, log->map + log->head.offset, wrap_bytes, FRAME_WRAP, 0);
         log->live_bytes += left;
         log->head.offset = LOG_FRAMES_OFFSET;
         log->zeroed = 0;
@@ -256,16 +264,19 @@ enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
     return error;
 }
 
-uint8_t *log_begin(struct log *log, uint64_t bytes)
+uint8_t *log_begin(struct log *log, uint64_t bytes, bool synced)
 {
     assert(fits_at_head(log, bytes) && bytes % 8 == 0);
-    (void)bytes;
-    return log->map + log->head.offset + sizeof(struct format_frame);
+    log->frame = log->map + log->head.offset;
+    if (synced && bytes <= BUFFER_BYTES &&
+        (log->buffer || (log->buffer = memory_buffer(BUFFER_BYTES))))
+        log->frame = log->buffer;
+    return log->frame + sizeof(struct format_frame);
 }
 
 void log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit)
 {
-    put_frame(log, bytes, flags, commit);
+    put_frame(log, log->frame, bytes, flags, commit);
     if (commit)
         atomic_store_explicit(&log->written_commit, commit, memory_order_release);
 }

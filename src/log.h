@@ -1,12 +1,13 @@
 /*
  * log: the write-ahead log, NAME-wal.
  *
- * A header page and then a ring of frames, one a commit, written into a mapping: a commit makes no
- * system call, and what it wrote survives the process. A frame names the checksum of the frame
- * before it, from the header of the store on, so replay follows one chain and ends at the first
- * frame that is not of it: a torn one, or one of an older round. Each opening of the
- * store begins with a frame of random bytes (FRAME_RESTART), so that frames which a crash cut off
- * can never follow on what is written after it.
+ * A header page and then a ring of frames, one a commit, stored into a mapping: a commit makes no
+ * system call, and what it wrote survives the process. Who syncs after each frame writes it by a
+ * call: a sync makes its pages read-only, and a store into one again costs a fault, which takes
+ * longer. A frame names the checksum of the frame before it, from the header of the store on, so
+ * replay follows one chain and ends at the first frame that is not of it: a torn one, or one of an
+ * older round. Each opening of the store begins with a frame of random bytes (FRAME_RESTART), so
+ * that frames which a crash cut off can never follow on what is written after it.
  *
  * The log begins small and grows by doubling to its maximum, preferring to reuse its beginning,
  * which checkpoints free; the space is allocated, so storing into the mapping finds room. Space
@@ -52,6 +53,8 @@ struct log {
     bool stale;
     uint8_t *map;
     size_t map_bytes;
+    uint8_t *buffer;       /* for frames that are written by a call; NULL before the first */
+    uint8_t *frame;        /* the one being made: in there, or in the mapping */
     _Atomic uint64_t size; /* of the file, but for what is lengthened ahead */
     uint64_t ahead_max;    /* it is lengthened ahead to this */
     uint64_t ahead;        /* up to where it is; grow_lock */
@@ -94,8 +97,9 @@ void log_drop(struct log *log);
 /* Make sure that a frame of so many bytes fits. *full if a checkpoint must free room first; then
  * FKV_FULL is returned. */
 enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full);
-/* Where the operations of the next frame go, room for which was reserved. */
-uint8_t *log_begin(struct log *log, uint64_t bytes);
+/* Where the operations of the next frame go, room for which was reserved. `synced`: a log_sync
+ * follows at once; nothing depends on that but time. */
+uint8_t *log_begin(struct log *log, uint64_t bytes, bool synced);
 /* The frame of `bytes`, its header included, is complete but for its header. */
 void log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit);
 

@@ -586,7 +586,7 @@ static enum fkv_error log_restart(struct fkv *db)
         error = log_reserve(&db->log, bytes, &full);
     if (error)
         return error;
-    memcpy(log_begin(&db->log, bytes), random, sizeof random);
+    memcpy(log_begin(&db->log, bytes, false), random, sizeof random);
     log_end(&db->log, bytes, FRAME_RESTART, 0);
     if (!db->log.stale || PLANTED(RESTART_UNSYNCED))
         return FKV_OK;

@@ -36,7 +36,7 @@ static void commit(struct repair *repair, struct write *write)
     if (repair->incomplete.count)
         repair_forget_incomplete(repair, write->hash);
     pthread_mutex_lock(&out->writer);
-    enum fkv_error error = commit_writes(out, write, 1, NULL);
+    enum fkv_error error = commit_writes(out, write, 1, NULL, false);
     pthread_mutex_unlock(&out->writer);
     if (error != FKV_NOT_FOUND)
         repair->error = error;

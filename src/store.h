@@ -310,9 +310,10 @@ extern uint64_t commit_refer_bytes; /* from how many on the log refers to record
 /* ---- commit.c: the writer lock is held */
 /* FKV_NOT_FOUND if all writes are removals of absent keys: nothing is written then. Releases the
  * lock while it waits for room in the log. */
-/* `txn`, if not NULL, is asked whether it is still valid once the lock is held for good. */
+/* `txn`, if not NULL, is asked whether it is still valid once the lock is held for good. `synced`:
+ * a log_sync follows, for which the caller sees. */
 enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
-                             const struct fkv_txn *txn);
+                             const struct fkv_txn *txn, bool synced);
 void commit_release(struct write *writes, size_t count);
 /* What a snapshot sees of this key, before it changes, and where; for the writer's preparations. */
 enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t entry,

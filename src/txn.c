@@ -283,7 +283,7 @@ enum fkv_error txn_commit(fkv_txn *txn, bool sync)
     pthread_mutex_lock(&db->writer);
     enum fkv_error error = txn_validate(txn);
     if (!error && txn->count)
-        error = commit_writes(db, txn->writes, txn->count, txn);
+        error = commit_writes(db, txn->writes, txn->count, txn, sync);
     if (error == FKV_NOT_FOUND) /* deletes of what is not there */
         error = FKV_OK;
     bool again = error == FKV_FULL || error == FKV_NO_MEMORY;

@@ -8,6 +8,7 @@
  */
 #include "support.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "checksum.h"
@@ -124,7 +125,7 @@ static bool append(struct world *world, uint32_t bytes, uint32_t flags)
                           .commit = flags ? 0 : ++world->commit,
                           .bytes = bytes,
                           .flags = flags};
-    content(&frame, log_begin(&world->log, whole));
+    content(&frame, log_begin(&world->log, whole, rng_percent(&world->rng, 50)));
     log_end(&world->log, whole, flags, frame.commit);
     assert_true(world->frame_count < FRAMES_MAX);
     world->frames[world->frame_count++] = frame;
@@ -481,6 +482,27 @@ static void test_torn_frames(void **state)
     }
 }
 
+/* Frames that are to be synced are written by a call. Where it fails they are stored. */
+static void test_failed_writes(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, 11, MIB);
+    const struct os_sim_fault fault = {
+        .kinds = OS_SIM_WRITE, .nth = 5, .error = -EIO, .forever = true};
+    os_sim_fail(world.sim, &fault);
+    for (int i = 0; i < 100; i++)
+        append(&world, 800, 0);
+    assert_true(os_sim_failed(world.sim) > 10);
+    os_sim_fail(world.sim, NULL);
+    assert_ok(log_sync(&world.log, world.commit));
+    os_sim_crash(world.sim, 1);
+    drop_log(&world);
+    open_log(&world, false);
+    assert_int_equal(replay(&world), 100);
+    drop_world(&world);
+}
+
 /* Frames of an older round, whole and with sound checksums, lie behind the head everywhere. */
 static void test_stale_frames(void **state)
 {
@@ -624,6 +646,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_damage_before_durable_frames),
         cmocka_unit_test(test_torn_frames),
+        cmocka_unit_test(test_failed_writes),
         cmocka_unit_test(test_stale_frames),
         cmocka_unit_test(test_cut_off_frames),
         cmocka_unit_test(test_frames_in_values),
