@@ -12,13 +12,17 @@ struct undo_slab {
 
 /* ---------------------------------------------------------------- tables */
 
-static struct undo_node *const *place_of(const struct undo_table *table, struct hash128 hash)
+/* Where the node of this hash is, or would be; *found: the node, NULL if there was none. A reader
+ * must not look at the place again: by then it may have the node of another hash. */
+static struct undo_node *const *place_of(const struct undo_table *table, struct hash128 hash,
+                                         const struct undo_node **found)
 {
     enum { ROOT_BITS = 8, CHILD_BITS = 2 };
     uint64_t bits = hash.hi;
     struct undo_node *const *at = &table->root[bits >> (64 - ROOT_BITS)];
     for (bits <<= ROOT_BITS;; bits <<= CHILD_BITS) {
         const struct undo_node *node = __atomic_load_n(at, __ATOMIC_ACQUIRE);
+        *found = node;
         if (!node || (node->hash.hi == hash.hi && node->hash.lo == hash.lo))
             return at;
         at = &node->child[bits >> (64 - CHILD_BITS)];
@@ -27,7 +31,9 @@ static struct undo_node *const *place_of(const struct undo_table *table, struct 
 
 static const struct undo_node *table_find(const struct undo_table *table, struct hash128 hash)
 {
-    return __atomic_load_n(place_of(table, hash), __ATOMIC_ACQUIRE);
+    const struct undo_node *found;
+    place_of(table, hash, &found);
+    return found;
 }
 
 /* Of a hash that is not there. */
@@ -45,7 +51,9 @@ static enum fkv_error table_add(struct undo *undo, struct undo_table *table, str
     struct undo_node *node = &slab->nodes[slab->count++];
     node->hash = hash;
     node->before = before;
-    __atomic_store_n((struct undo_node **)place_of(table, hash), node, __ATOMIC_RELEASE);
+    const struct undo_node *none;
+    struct undo_node **place = (struct undo_node **)place_of(table, hash, &none);
+    __atomic_store_n(place, node, __ATOMIC_RELEASE);
     return FKV_OK;
 }
 
