@@ -41,17 +41,24 @@ static enum fkv_error map_log(struct log *log)
     return FKV_OK;
 }
 
-enum fkv_error log_create(struct log *log, const uint8_t store_id[16])
+enum fkv_error log_write_header(struct log *log, const uint8_t store_id[16])
 {
     struct format_log_header header = {.magic = LOG_MAGIC, .version = FORMAT_VERSION};
     memcpy(header.store_id, store_id, sizeof header.store_id);
-    log->seed = load_u64(store_id);
     header.checksum = checksum64(&header, offsetof(struct format_log_header, checksum));
+    int status = log->ops->write(log->file, &header, sizeof header, 0);
+    return status ? error_os(status, "write the header of", log->path) : FKV_OK;
+}
+
+enum fkv_error log_create(struct log *log, const uint8_t store_id[16])
+{
+    log->seed = load_u64(store_id);
     int status = log->ops->allocate(log->file, 0, LOG_SIZE_MIN);
-    if (!status)
-        status = log->ops->write(log->file, &header, sizeof header, 0);
     if (status)
         return error_os(status, "create", log->path);
+    enum fkv_error error = log_write_header(log, store_id);
+    if (error)
+        return error;
     log->size = LOG_SIZE_MIN;
     log->start = log->head.offset = LOG_FRAMES_OFFSET;
     return map_log(log);

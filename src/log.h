@@ -88,6 +88,9 @@ void log_make(struct log *log, const struct os_ops *ops, const char *path, uint6
 /* Write the header of a new log and map it; the file is open in log->file. To sync it is up to the
  * caller. */
 enum fkv_error log_create(struct log *log, const uint8_t store_id[16]);
+/* Write its header as it is once more: a sync that failed before may have left it in the system's
+ * cache only, taken for written. */
+enum fkv_error log_write_header(struct log *log, const uint8_t store_id[16]);
 /* Is this what creating a log left behind when it was cut off, or nothing? */
 enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinished);
 /* Check the header of a log and map it. */

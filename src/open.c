@@ -639,6 +639,8 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
                        : log_open(&db->log, db->header.store_id);
     if (error || !may_be_missing || db->read_only)
         return error;
+    if (!unfinished && (error = log_write_header(&db->log, db->header.store_id)))
+        return error;
     return log_make_durable(db);
 }
 

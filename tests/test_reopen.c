@@ -158,6 +158,24 @@ static bool undone_stay_undone(uint64_t seed)
     return good;
 }
 
+/* The first sync of a new log fails, and with it the creation of the store. The next opening finds
+ * the log whole, in the cache. */
+static bool new_log_survives(uint64_t seed)
+{
+    fkv *db;
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = seed});
+    os_sim_fail(sim, &(struct os_sim_fault){
+                         .kinds = OS_SIM_SYNC, .nth = 1, .error = -EIO, .name_end = NAME "-wal"});
+    assert_error(open_on(sim, &db), FKV_IO);
+    assert_int_equal(os_sim_failed(sim), 1);
+    assert_ok(open_on(sim, &db));
+    assert_ok(fkv_put_with(db, "first", 5, "1", 1, FKV_SYNC));
+    crash(sim, db, seed);
+    bool good = holds(sim, false, NULL);
+    os_sim_free(sim);
+    return good;
+}
+
 /* All lotteries end well; and, with the bug, one of them does not. */
 static void check(bool (*survives)(uint64_t seed), enum planted bug, uint64_t lotteries)
 {
@@ -193,9 +211,18 @@ static void test_undone(void **state)
     check(undone_stay_undone, PLANTED_RESTART_UNSYNCED, 20);
 }
 
+static void test_new_log(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 50; seed++)
+        if (!new_log_survives(seed))
+            fail_msg("lottery %llu", (unsigned long long)seed);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_new_log),
         cmocka_unit_test(test_referred),
         cmocka_unit_test(test_header),
         cmocka_unit_test(test_undone),
