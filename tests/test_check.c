@@ -696,15 +696,24 @@ static void piece_gone(struct world *world)
     sectors_kill(&db->sectors, entry_address(entry), entry_cells(entry));
     memory_free(large);
 }
-static void head_gone(struct world *world)
+/* The record that leads to the parts of a value is dead, they are not. */
+static void remove_head(struct world *world, uint32_t i)
 {
     struct fkv *db = world->db;
     uint8_t bytes[2000];
     struct key key;
-    assert_ok(key_make(db, bytes, key_of(3000, bytes), &key));
+    assert_ok(key_make(db, bytes, key_of(i, bytes), &key));
     uint64_t entry = index_remove(&db->index, key.hash);
     sectors_kill(&db->sectors, entry_address(entry), entry_cells(entry));
     db->keys--;
+}
+static void head_gone(struct world *world)
+{
+    remove_head(world, 3000);
+}
+static void head_of_pieces_gone(struct world *world)
+{
+    remove_head(world, 3001);
 }
 static void page_taken_for_free(struct world *world)
 {
@@ -720,27 +729,6 @@ static void page_not_marked(struct world *world)
     uint32_t frame = pages_find(&world->db->pages, SPACE_DIRECTORY, 0)->frame;
     ((uint8_t *)frame_bytes(&world->db->pages, frame))[100] ^= 1;
 }
-static void sector_lost(struct world *world)
-{
-    struct sectors *sectors = &world->db->sectors;
-    for (uint32_t s = 1; s < sectors->count; s++) {
-        uint64_t *word = (uint64_t *)sectors->free_backed.base + s / 64;
-        if (*word >> (s & 63) & 1) {
-            *word &= ~(1ull << (s & 63));
-            sectors->free_backed_count--;
-            return;
-        }
-    }
-    fail_msg("no free sector");
-}
-static void sector_used_twice(struct world *world)
-{
-    struct sectors *sectors = &world->db->sectors;
-    uint32_t s = sectors->front;
-    ((uint64_t *)sectors->free_backed.base)[s / 64] |= 1ull << (s & 63);
-    sectors->free_backed_count++;
-}
-
 static uint32_t free_sector(const struct world *world)
 {
     const struct sectors *sectors = &world->db->sectors;
@@ -750,6 +738,21 @@ static uint32_t free_sector(const struct world *world)
     fail_msg("no free sector");
     return 0;
 }
+static void sector_lost(struct world *world)
+{
+    struct sectors *sectors = &world->db->sectors;
+    uint32_t s = free_sector(world);
+    ((uint64_t *)sectors->free_backed.base)[s / 64] &= ~(1ull << (s & 63));
+    sectors->free_backed_count--;
+}
+static void sector_used_twice(struct world *world)
+{
+    struct sectors *sectors = &world->db->sectors;
+    uint32_t s = sectors->front;
+    ((uint64_t *)sectors->free_backed.base)[s / 64] |= 1ull << (s & 63);
+    sectors->free_backed_count++;
+}
+
 static void table_impossible(struct world *world)
 {
     table_of(world, world->db->sectors.front)->zero = 1;
@@ -780,16 +783,6 @@ static void open_sector_not_last(struct world *world)
     uint64_t sequence = front->sequence;
     front->sequence = open->sequence;
     open->sequence = sequence;
-}
-static void head_of_pieces_gone(struct world *world)
-{
-    struct fkv *db = world->db;
-    uint8_t bytes[2000];
-    struct key key;
-    assert_ok(key_make(db, bytes, key_of(3001, bytes), &key));
-    uint64_t entry = index_remove(&db->index, key.hash);
-    sectors_kill(&db->sectors, entry_address(entry), entry_cells(entry));
-    db->keys--;
 }
 
 /* The index is to have more than one segment. */
