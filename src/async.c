@@ -72,9 +72,8 @@ static struct request *pop(struct request_list *list)
 
 static void took(struct fkv_async *async, uint64_t bytes)
 {
-    async->bytes += bytes;
     if (async->db)
-        atomic_fetch_add_explicit(&async->db->opened_bytes, bytes, memory_order_relaxed);
+        store_took(async->db, &async->bytes, bytes);
 }
 
 static void notify(const struct fkv_async *async)

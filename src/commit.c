@@ -101,15 +101,13 @@ struct needs {
     uint64_t pages;   /* that it may change */
     uint32_t sectors; /* free ones, to be taken */
     bool refer;
-    bool synced; /* as soon as it is written */
 };
 
 static void count_needs(const struct fkv *db, const struct write *writes, size_t count,
                         struct needs *needs)
 {
     *needs = (struct needs){.log_bytes = sizeof(struct format_frame) + tail_opened_bytes(&db->tail),
-                            .pages = 16,
-                            .synced = needs->synced};
+                            .pages = 16};
     uint64_t references = 0;
     for (size_t i = 0; i < count; i++) {
         const struct write *write = &writes[i];
@@ -485,7 +483,7 @@ static void apply(struct fkv *db, struct write *writes, size_t count, struct ove
 /* ---------------------------------------------------------------- the whole */
 
 static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t count,
-                                    const struct needs *needs)
+                                    const struct needs *needs, bool synced)
 {
     enum fkv_error error = FKV_OK;
     uint64_t commit = db->commit + 1;
@@ -505,7 +503,7 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
     }
     if (needs->refer || any_large)
         atomic_store(&db->log.data_unsynced, true);
-    uint8_t *begin = log_begin(&db->log, needs->log_bytes, needs->synced);
+    uint8_t *begin = log_begin(&db->log, needs->log_bytes, synced);
     uint8_t *to = begin;
     for (size_t i = 0; i < count - (PLANTED(HALF_BATCH_LOGGED) ? count / 2 : 0); i++)
         to = log_write(db, to, &writes[i], needs->refer);
@@ -592,7 +590,7 @@ static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, si
 enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
                              const struct fkv_txn *txn, bool synced)
 {
-    struct needs needs = {.synced = synced};
+    struct needs needs = {0};
     struct overlay *overlay = NULL;
     /* Else the room would be taken from who asked for it. (Who is in a read section must not wait
      * for somebody who may wait for readers.) */
@@ -611,7 +609,7 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
     if (!error && count > 1 && !(overlay = overlay_new(writes, count)))
         error = FKV_NO_MEMORY;
     if (!error)
-        error = store_and_log(db, writes, count, &needs);
+        error = store_and_log(db, writes, count, &needs, synced);
     if (!error)
         apply(db, writes, count, overlay);
     else

@@ -42,8 +42,7 @@ struct fkv_load {
 
 static void took(struct fkv_load *load, uint64_t bytes)
 {
-    load->memory_bytes += bytes;
-    atomic_fetch_add_explicit(&load->db->opened_bytes, bytes, memory_order_relaxed);
+    store_took(load->db, &load->memory_bytes, bytes);
 }
 
 enum fkv_error load_begin(struct fkv *db, fkv_load **begun)

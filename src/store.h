@@ -217,6 +217,14 @@ struct fkv {
     volatile uint32_t *alive; /* enum handle_state */
 };
 
+/* Something that a caller has open takes so much more memory; `of` counts what it has in all, to be
+ * taken off at its end. */
+static inline void store_took(struct fkv *db, uint64_t *of, uint64_t bytes)
+{
+    *of += bytes;
+    atomic_fetch_add_explicit(&db->opened_bytes, bytes, memory_order_relaxed);
+}
+
 enum handle_state {
     HANDLE_FORKED,
     HANDLE_ALIVE,

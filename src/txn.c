@@ -27,8 +27,7 @@ struct fkv_txn {
 
 static void took(struct fkv_txn *txn, uint64_t bytes)
 {
-    txn->bytes += bytes;
-    atomic_fetch_add_explicit(&txn->db->opened_bytes, bytes, memory_order_relaxed);
+    store_took(txn->db, &txn->bytes, bytes);
 }
 
 enum fkv_error txn_begin(struct fkv *db, fkv_txn **begun)
