@@ -546,6 +546,10 @@ enum fkv_error sectors_prepare_kill(struct sectors *sectors, uint64_t address)
 {
     uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
     uint32_t page = (uint32_t)(address / MAP_PAGE_CELLS);
+    if (__builtin_expect(
+            sector >= sectors->count || sector_state(sectors, sector)->type != SECTOR_VALUES, 0))
+        return error_set(FKV_DAMAGED, "%s: the index leads to sector %u, where no records are",
+                         sectors->path, sector);
     uint32_t frame = pages_find(sectors->pages, SPACE_MAPS, page)->frame;
     if (__builtin_expect(
             frame && pages_find(sectors->pages, SPACE_SECTORS, sector / SECTORS_PER_PAGE)->frame,
