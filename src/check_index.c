@@ -201,14 +201,22 @@ static void load_segment(struct check *check, uint32_t id)
                "segment %u of the index has %u entries, and counts %u", id, count, segment->count);
 }
 
+/* Can a file of that length have so many segments? Numbers of segments are used again, so that all
+ * but a few pages of the directory are in the file, and far more of the index with them. */
+static bool segments_possible(const struct check *check)
+{
+    uint64_t pages = divide_up(check->segment_count, SEGMENTS_PER_PAGE);
+    return check->segment_count <= 1u << INDEX_DEPTH_MAX &&
+           pages <= check->page_count[SPACE_DIRECTORY] &&
+           pages <= divide_up(check->image.file_bytes, PAGE_BYTES);
+}
+
 void check_index_load(struct check *check)
 {
     struct checked_index *index = &check->index;
     index->page_count = check->page_count[SPACE_INDEX];
     index->segment_count = check->segment_count;
-    if (!check->db &&
-        (check->segment_count > 1u << INDEX_DEPTH_MAX ||
-         divide_up(check->segment_count, SEGMENTS_PER_PAGE) > check->page_count[SPACE_DIRECTORY])) {
+    if (!check->db && !segments_possible(check)) {
         report(&check->report, FKV_PART_INDEX, NOWHERE, "the header names an impossible index");
         check->pages_lost = true;
         index->segment_count = 0;
