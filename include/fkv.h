@@ -81,7 +81,7 @@ enum fkv_error {
     FKV_IS_DIRECTORY = 13,    /* the path names a directory */
     FKV_IN_USE = 14,          /* another handle, of this or another process, has the store open */
     FKV_NOT_A_STORE = 15,     /* the file is not one of fkv's */
-    FKV_NEWER_FORMAT = 16,    /* written by a later version of fkv, with a format unknown here */
+    FKV_UNKNOWN_FORMAT = 16,    /* written by a version of fkv with another format */
     FKV_TRUNCATED = 17,       /* the file is shorter than what it should hold */
     FKV_DAMAGED = 18,         /* bytes that fail their checksum or contradict others */
     FKV_LOG_MISMATCH = 19,    /* the log belongs to another store */
@@ -181,7 +181,7 @@ FKV_API void fkv_options_init(fkv_options *options);
  * db        receives the handle, to be given to fkv_close. Not NULL; NULL is stored on error.
  *
  * Errors: FKV_INVALID, FKV_NO_MEMORY, FKV_IO, FKV_FULL, FKV_NOT_EXIST, FKV_PERMISSION,
- * FKV_IS_DIRECTORY, FKV_IN_USE, FKV_NOT_A_STORE, FKV_NEWER_FORMAT, FKV_TRUNCATED, FKV_DAMAGED,
+ * FKV_IS_DIRECTORY, FKV_IN_USE, FKV_NOT_A_STORE, FKV_UNKNOWN_FORMAT, FKV_TRUNCATED, FKV_DAMAGED,
  * FKV_LOG_MISMATCH, FKV_LOG_MISSING, FKV_MODE_MISMATCH, FKV_READ_ONLY. fkv_error_detail(NULL) says
  * more. A file that is refused is left as it was.
  */
@@ -796,7 +796,7 @@ FKV_API enum fkv_error fkv_check(fkv *db, const fkv_check_options *options,
  * as it can be read: its last checkpoint, and the frames of the log.
  *
  * In addition the errors of fkv_open that are not about damage: FKV_NOT_EXIST, FKV_IN_USE,
- * FKV_PERMISSION, FKV_IS_DIRECTORY, FKV_NOT_A_STORE, FKV_NEWER_FORMAT, FKV_IO.
+ * FKV_PERMISSION, FKV_IS_DIRECTORY, FKV_NOT_A_STORE, FKV_UNKNOWN_FORMAT, FKV_IO.
  */
 FKV_API enum fkv_error fkv_check_file(const char *path, const fkv_check_options *options,
                                       fkv_check_result *result, size_t result_bytes);

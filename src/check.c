@@ -253,7 +253,7 @@ static void use_header(struct check *check, const struct format_header *header)
 /* Neither copy of the header is whole: are there traces of a store? */
 static enum fkv_error without_header(struct check *check, enum fkv_error why)
 {
-    uint32_t count = why == FKV_NEWER_FORMAT ? 0 : image_find_store(&check->image, check->store_id);
+    uint32_t count = why == FKV_UNKNOWN_FORMAT ? 0 : image_find_store(&check->image, check->store_id);
     if (!count)
         return why;
     check_headers(check);
@@ -337,7 +337,7 @@ enum fkv_error check_file(struct os *os, const char *path, const struct check_op
     case FKV_DAMAGED:
     case FKV_LOG_MISMATCH:
     case FKV_LOG_MISSING:
-    case FKV_NEWER_FORMAT: /* in the log, or in one copy of the header */
+    case FKV_UNKNOWN_FORMAT: /* in the log, or in one copy of the header */
     case FKV_IO:
         return check_closed(os, path, options, result, error, text);
     default:

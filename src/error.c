@@ -115,8 +115,8 @@ const char *fkv_error_text(enum fkv_error error)
         return "the store is in use";
     case FKV_NOT_A_STORE:
         return "the file is not an fkv store";
-    case FKV_NEWER_FORMAT:
-        return "the file has a newer format than this version of fkv knows";
+    case FKV_UNKNOWN_FORMAT:
+        return "the file has another format than this version of fkv reads";
     case FKV_TRUNCATED:
         return "the file is truncated";
     case FKV_DAMAGED:

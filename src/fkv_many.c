@@ -48,7 +48,8 @@ static void locate_group(fkv *db, fkv_read *reads, size_t count, struct lookup *
         lookups[i].place.record = NULL;
         if (reads[i].error || lookups[i].entry & ENTRY_LARGE)
             continue;
-        enum fkv_error error = read_locate(db, lookups[i].entry, &lookups[i].place);
+        enum fkv_error error =
+            read_locate(db, lookups[i].entry, entry_cells(lookups[i].entry), &lookups[i].place);
         if (__builtin_expect(error, 0))
             lookups[i].place.record = NULL;
         if (__builtin_expect(error == READ_BY_CALL, 0))

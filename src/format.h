@@ -15,7 +15,7 @@
 #include "bytes.h"
 
 #define FORMAT_MAGIC 0x0a1a0d53564b66ffull /* ff 'f' 'k' 'V' 'S' 0d 1a 0a */
-#define FORMAT_VERSION 1u
+#define FORMAT_VERSION 2u
 
 #define SECTOR_BYTES MIB
 #define PAGE_BYTES ((size_t)4096)
@@ -179,9 +179,10 @@ static_assert(sizeof(struct format_piece_key) == 16, "no padding");
  * Lengths of records, in cells, are kept in 9 bits: exact to 64 cells, and in 32 steps an octave
  * from there, so records longer than 1 KiB are rounded up by at most 1/32.
  */
+#define CELLS_EXACT 64u
 static inline uint32_t length_code(uint32_t cells)
 {
-    if (cells <= 64)
+    if (cells <= CELLS_EXACT)
         return cells;
     uint32_t shift = 31u - (uint32_t)__builtin_clz(cells - 1) - 5; /* steps of 2^shift */
     uint32_t steps = (cells + (1u << shift) - 1) >> shift;         /* 33 to 64 */
@@ -200,7 +201,7 @@ static inline uint32_t length_of_code(uint32_t code)
 static inline uint32_t record_cells(size_t bytes)
 {
     uint32_t cells = (uint32_t)divide_up(bytes, CELL_BYTES);
-    return cells <= 64 ? cells : length_of_code(length_code(cells));
+    return cells <= CELLS_EXACT ? cells : length_of_code(length_code(cells));
 }
 
 /* ---------------------------------------------------------------- log */

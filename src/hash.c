@@ -4,48 +4,12 @@
  * Written from FIPS 197 (AES) and RFC 4493 (CMAC). tests/test_hash.c holds the vectors of the
  * latter, and those that another implementation gives for all short lengths.
  */
-#include "hash.h"
+#include "hash_aes.h"
 
 #include <stdbool.h>
 #include <string.h>
 
-#include "bytes.h"
-
-enum { BLOCK = 16, ROUNDS = 10 };
-
-/* ---------------------------------------------------------------- blocks */
-
-static inline uint64_t load_u32_wide(const uint8_t *from)
-{
-    uint32_t word;
-    memcpy(&word, from, sizeof word);
-    return word;
-}
-
-/*
- * The last block, where it is not full: what is left of the data, a bit, zeros. Without a loop over
- * bytes: what two loads that overlap both hold, they agree on.
- */
-static inline void load_part(const uint8_t *data, size_t bytes, uint64_t block[2])
-{
-    uint64_t low = 0, high = 0;
-    if (bytes >= 8) {
-        low = load_u64(data);
-        high = load_u64(data + bytes - 8) >> 8 >> (120 - 8 * bytes); /* two shifts: it may be 64 */
-        high |= UINT64_C(0x80) << 8 * (bytes - 8);
-    } else {
-        if (bytes >= 4)
-            low = load_u32_wide(data) | load_u32_wide(data + bytes - 4) << 8 * (bytes - 4);
-        else if (bytes)
-            low = data[0] | (uint64_t)data[bytes / 2] << 8 * (bytes / 2) |
-                  (uint64_t)data[bytes - 1] << 8 * (bytes - 1);
-        low |= UINT64_C(0x80) << 8 * bytes;
-    }
-    block[0] = low;
-    block[1] = high;
-}
-
-/* ---------------------------------------------------------------- plain code */
+enum { BLOCK = HASH_BLOCK_BYTES, ROUNDS = HASH_ROUNDS };
 
 /* x times the polynomial x in GF(2^8). */
 static inline uint8_t times2(uint8_t x)
@@ -78,7 +42,7 @@ __attribute__((constructor)) static void aes_make(void)
                                 rotate_left(q, 4) ^ 0x63);
     } while (p != 1);
     aes.sbox[0] = 0x63;
-#if defined(__x86_64__)
+#ifdef HASH_AES
     __builtin_cpu_init();
     aes.fast = __builtin_cpu_supports("aes") && __builtin_cpu_supports("sse4.1");
 #endif
@@ -155,7 +119,7 @@ struct hash128 hash_key_plain(const struct hash_seed *seed, const void *data, si
         memcpy(block, from, BLOCK);
     } else {
         uint64_t part[2];
-        load_part(from, bytes, part);
+        hash_part(from, bytes, part);
         memcpy(block, part, BLOCK);
     }
     add_round_key(state, block);
@@ -164,52 +128,11 @@ struct hash128 hash_key_plain(const struct hash_seed *seed, const void *data, si
     return (struct hash128){load_u64(state), load_u64(state + 8)};
 }
 
-/* ---------------------------------------------------------------- with the processor's help */
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-
-#define WITH_AES __attribute__((target("aes,sse4.1")))
-
-WITH_AES static inline __m128i encrypt(const struct hash_seed *seed, __m128i state)
-{
-    const __m128i *round = (const __m128i *)seed->round;
-#pragma GCC unroll 10
-    for (int i = 1; i < ROUNDS; i++)
-        state = _mm_aesenc_si128(state, round[i]);
-    return _mm_aesenclast_si128(state, round[ROUNDS]);
-}
-
-WITH_AES static struct hash128 hash_key_fast(const struct hash_seed *seed, const uint8_t *from,
-                                             size_t bytes)
-{
-    __m128i state = _mm_setzero_si128();
-    for (; __builtin_expect(bytes > BLOCK, 0); bytes -= BLOCK, from += BLOCK) {
-        __m128i block = _mm_loadu_si128((const __m128i *)from);
-        state = encrypt(
-            seed, _mm_xor_si128(_mm_xor_si128(state, block), *(const __m128i *)seed->round[0]));
-    }
-    __m128i block, key;
-    if (bytes == BLOCK) {
-        block = _mm_loadu_si128((const __m128i *)from);
-        key = *(const __m128i *)seed->whole;
-    } else {
-        uint64_t part[2];
-        load_part(from, bytes, part);
-        block = _mm_set_epi64x((long long)part[1], (long long)part[0]);
-        key = *(const __m128i *)seed->part;
-    }
-    state = encrypt(seed, _mm_xor_si128(_mm_xor_si128(state, block), key));
-    return (struct hash128){(uint64_t)_mm_cvtsi128_si64(state),
-                            (uint64_t)_mm_extract_epi64(state, 1)};
-}
-#endif
-
 struct hash128 hash_key(const struct hash_seed *seed, const void *data, size_t bytes)
 {
-#if defined(__x86_64__)
+#ifdef HASH_AES
     if (__builtin_expect(aes.fast, 1))
-        return hash_key_fast(seed, data, bytes);
+        return hash_key_aes(seed, data, bytes);
 #endif
     return hash_key_plain(seed, data, bytes);
 }

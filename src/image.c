@@ -28,7 +28,7 @@ const char *image_space_name(enum space space)
 
 static bool header_is_whole(const struct format_header *header)
 {
-    return header->magic == FORMAT_MAGIC && header->version <= FORMAT_VERSION &&
+    return header->magic == FORMAT_MAGIC && header->version == FORMAT_VERSION &&
            !(header->features & ~(uint32_t)FEATURE_DIGEST) &&
            header->checksum == checksum64(header, offsetof(struct format_header, checksum));
 }

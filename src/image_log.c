@@ -77,7 +77,7 @@ bool image_log_header(struct image_log *log, const uint8_t store_id[16], struct 
         return false;
     }
     memcpy(&header, bytes, sizeof header);
-    if (header.magic != LOG_MAGIC || header.version > FORMAT_VERSION ||
+    if (header.magic != LOG_MAGIC || header.version != FORMAT_VERSION ||
         header.checksum != checksum64(&header, offsetof(struct format_log_header, checksum))) {
         report(problems, FKV_PART_LOG, 0, "the log's header is damaged");
         return false;

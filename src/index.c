@@ -41,8 +41,10 @@ void index_drop(struct index *index)
 static struct directory *directory_new(uint32_t depth)
 {
     struct directory *directory = memory_new(sizeof *directory + (sizeof(uint32_t) << depth));
-    if (directory)
+    if (directory) {
         directory->depth = depth;
+        directory->shift = 63 - depth;
+    }
     return directory;
 }
 

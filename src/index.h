@@ -91,6 +91,7 @@ static_assert(sizeof(struct segment) == 64, "a cache line");
 struct directory {
     struct retired_block retired;
     uint32_t depth;
+    uint32_t shift;     /* 63 - depth */
     uint32_t segment[]; /* 2^depth */
 };
 

@@ -11,8 +11,13 @@
 #include "index_slots.h"
 
 #if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #define BUCKET_VECTORS
+#endif
+#if defined(BUCKET_VECTORS) && defined(__AVX512F__)
+#define CANDIDATE_BITS 4
+#else
+#define CANDIDATE_BITS 1
 #endif
 
 static inline struct segment *segment_of(const struct index *index, uint32_t id)
@@ -22,7 +27,7 @@ static inline struct segment *segment_of(const struct index *index, uint32_t id)
 
 static inline uint32_t directory_slot(const struct directory *directory, struct hash128 hash)
 {
-    return (uint32_t)(hash.hi >> 1 >> (63 - directory->depth)); /* two shifts: depth may be 0 */
+    return (uint32_t)(hash.hi >> 1 >> directory->shift); /* two shifts: depth may be 0 */
 }
 
 static inline uint32_t find_segment(const struct index *index, struct hash128 hash)
@@ -31,12 +36,17 @@ static inline uint32_t find_segment(const struct index *index, struct hash128 ha
     return __atomic_load_n(&directory->segment[directory_slot(directory, hash)], __ATOMIC_ACQUIRE);
 }
 
-/* A bit for each slot that may hold the key: all that do, and one in millions that does not. All
- * four are compared before anything is decided: which of them it is cannot be predicted, that it is
- * one of them mostly can. */
+/* A bit for each slot that may hold the key (the lowest of CANDIDATE_BITS): all that do, and one in
+ * millions that does not. All four are compared before anything is decided: which of them it is
+ * cannot be predicted, that it is one of them mostly can. */
 static inline uint32_t bucket_candidates(const struct bucket *bucket, struct fragment key)
 {
-#ifdef BUCKET_VECTORS
+#if CANDIDATE_BITS == 4
+    /* As below; a slot is four words of 32 bits, the tag's upper half the second of them. */
+    __m512i slots = _mm512_load_si512(bucket);
+    __m512i differ = _mm512_xor_si512(slots, _mm512_set1_epi32((int)(key.tag >> 32)));
+    return _mm512_mask_testn_epi32_mask(0x2222, differ, _mm512_set1_epi32((int)(TAG_MASK >> 32)));
+#elif defined(BUCKET_VECTORS)
     /* The upper halves of the tags, without the marks. Each is read whole, and what is decided here
      * is looked at again. */
     const __m128i *slots = (const __m128i *)bucket->slot;
@@ -61,7 +71,7 @@ static inline struct slot *bucket_find(struct bucket *bucket, struct fragment ke
 {
     for (uint32_t candidates = bucket_candidates(bucket, key); candidates;
          candidates &= candidates - 1) {
-        struct slot *slot = &bucket->slot[__builtin_ctz(candidates)];
+        struct slot *slot = &bucket->slot[__builtin_ctz(candidates) / CANDIDATE_BITS];
         uint64_t entry = __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE);
         uint64_t tag = __atomic_load_n(&slot->tag, __ATOMIC_RELAXED);
         if (((tag ^ key.tag) & TAG_SURE) == 0 && entry && fragment_agrees(key, tag, entry)) {

@@ -105,8 +105,8 @@ enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
         return error_set(FKV_NOT_A_STORE, "%s is not a log of fkv", log->path);
     if (header.checksum != checksum64(&header, offsetof(struct format_log_header, checksum)))
         return error_set(FKV_DAMAGED, "%s: the log's header fails its checksum", log->path);
-    if (header.version > FORMAT_VERSION)
-        return error_set(FKV_NEWER_FORMAT, "%s has format %u, known is up to %u", log->path,
+    if (header.version != FORMAT_VERSION)
+        return error_set(FKV_UNKNOWN_FORMAT, "%s has format %u, known is %u", log->path,
                          header.version, FORMAT_VERSION);
     if (memcmp(header.store_id, store_id, sizeof header.store_id) != 0)
         return error_set(FKV_LOG_MISMATCH, "%s belongs to another store", log->path);

@@ -40,12 +40,13 @@ static enum fkv_error header_choose(struct fkv *db, const struct format_header c
         if (header_is_whole(&copies[i]) && (!best || copies[i].sequence > best->sequence))
             best = &copies[i];
     }
-    /* A version is believed if it is in the copy that counts, or if neither is whole as far as is
-     * known here; not in a damaged copy beside a whole one. */
+    /* A version is believed if it is in the copy that counts, or, of one to come, if neither is
+     * whole as far as is known here; not in a damaged copy beside a whole one. */
     for (int i = 0; i < 2; i++)
-        if ((best == &copies[i] || (!best && copies[i].magic == FORMAT_MAGIC)) &&
-            copies[i].version > FORMAT_VERSION)
-            return error_set(FKV_NEWER_FORMAT, "%s has format %u, known is up to %u", db->path,
+        if (best == &copies[i]
+                ? best->version != FORMAT_VERSION
+                : !best && copies[i].magic == FORMAT_MAGIC && copies[i].version > FORMAT_VERSION)
+            return error_set(FKV_UNKNOWN_FORMAT, "%s has format %u, known is %u", db->path,
                              copies[i].version, FORMAT_VERSION);
     if (!magic)
         return error_set(FKV_NOT_A_STORE, "%s is not a store of fkv", db->path);
@@ -53,8 +54,8 @@ static enum fkv_error header_choose(struct fkv *db, const struct format_header c
         return error_set(FKV_DAMAGED, "%s: both copies of the header fail their checksums",
                          db->path);
     if (best->features & ~(uint32_t)FEATURE_DIGEST)
-        return error_set(FKV_NEWER_FORMAT, "%s uses features (%#x) that are unknown here", db->path,
-                         best->features);
+        return error_set(FKV_UNKNOWN_FORMAT, "%s uses features (%#x) that are unknown here",
+                         db->path, best->features);
     db->header = *best;
     db->header_copy = best == &copies[1];
     db->header_in_doubt = header_is_whole(&copies[1 - db->header_copy]);

@@ -38,7 +38,7 @@ enum fkv_error read_record(struct fkv *db, uint64_t entry, const void *key, size
                            const uint8_t **record)
 {
     struct place place;
-    enum fkv_error error = read_locate(db, entry, &place);
+    enum fkv_error error = read_locate(db, entry, entry_cells(entry), &place);
     if (__builtin_expect(error, 0))
         return error;
     prefetch_record(place.record, entry_cells(entry));

@@ -16,6 +16,11 @@
  * over. False if this is none of them. */
 bool read_hidden(const struct overlay *overlay, struct hash128 hash, uint64_t *entry);
 
+/* fkv_get and fkv_exists where anything is out of the ordinary: see isa_code.h. */
+enum fkv_error get_any(fkv *db, const void *key, size_t key_bytes, void *buffer,
+                       size_t buffer_bytes, size_t *value_bytes);
+enum fkv_error exists_any(fkv *db, const void *key, size_t key_bytes);
+
 /* read_entry, inline. */
 static inline __attribute__((always_inline)) enum fkv_error
 read_find(struct fkv *db, struct hash128 hash, uint64_t *entry)
@@ -40,15 +45,17 @@ struct place {
     uint64_t sequence; /* of its sector */
 };
 
-/* The address of the record of an entry. READ_BY_CALL if it has none; FKV_DAMAGED. */
-static inline enum fkv_error read_locate(const struct fkv *db, uint64_t entry, struct place *place)
+/* The address of the record of an entry, which is of so many cells. READ_BY_CALL if it has none;
+ * FKV_DAMAGED. */
+static inline enum fkv_error read_locate(const struct fkv *db, uint64_t entry, uint32_t cells,
+                                         struct place *place)
 {
     uint64_t address = entry_address(entry);
     uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
     uint32_t cell = address % SECTOR_CELLS;
     if (__builtin_expect((size_t)sector * sizeof(struct sector_view) >=
                                  db->sectors.views.backed_bytes ||
-                             cell < SECTOR_HEADER_CELLS || cell + entry_cells(entry) > SECTOR_CELLS,
+                             cell < SECTOR_HEADER_CELLS || cell + cells > SECTOR_CELLS,
                          0))
         return read_damaged(db, entry, "is not in the file"), FKV_DAMAGED;
     const struct sector_view *view = sector_view(&db->sectors, sector);
@@ -82,10 +89,10 @@ static inline enum fkv_error check_record(struct fkv *db, uint64_t entry, uint64
 {
     uint32_t cells = entry_cells(entry);
     uint32_t cell = entry_address(entry) % SECTOR_CELLS;
-    if (__builtin_expect(db->verify && !PLANTED(NO_RECORD_CHECKSUM) &&
-                             !record_verify(record, (size_t)cells * CELL_BYTES, db->seed,
-                                            record_place(sequence, cell)),
-                         0))
+    if (__builtin_expect(
+            db->verify && !PLANTED(NO_RECORD_CHECKSUM) &&
+                !record_verify_cells(record, cells, db->seed, record_place(sequence, cell)),
+            0))
         return read_damaged(db, entry, "fails its checksum");
     struct format_record header = record_header(record);
     if (__builtin_expect(

@@ -1,10 +1,11 @@
 /*
  * record: a key and its value as they lie in cells.
  *
- * The checksum is bound to the place: it is that of the contents, xor a number made of the
- * sector's sequence and the cell. So bytes that were written for another place, another life of the
- * sector or another store fail it; and the collector moves a record by exchanging that number,
- * without reading the contents and without ever making a damaged record whole.
+ * The checksum is NH (nh.h) over each KiB, folded; and it is bound to the place: xor-ed with a
+ * number made of the sector's sequence and the cell. So bytes that were written for another place,
+ * another life of the sector or another store fail it; and the collector moves a record by
+ * exchanging that number, without reading the contents and without ever making a damaged record
+ * whole.
  */
 #ifndef FKV_RECORD_H
 #define FKV_RECORD_H
@@ -64,11 +65,11 @@ void record_seal(uint8_t *record, uint64_t seed, uint32_t place);
 /* Write a record of RECORD_PAD over this many cells. */
 void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells);
 
-/* Of all but the checksum itself. */
+/* Of so many bytes, the checksum itself counting as 0. */
 static inline uint32_t record_checksum(const uint8_t *record, size_t bytes, uint64_t seed)
 {
-    size_t skip = sizeof(uint32_t);
-    return (uint32_t)(checksum64(record + skip, bytes - skip) ^ seed);
+    return isa.record_checksum(record, (uint32_t)divide_up(bytes, CELL_BYTES), bytes) ^
+           (uint32_t)seed;
 }
 
 /* Is the record whole, and within `bytes_max`? */
@@ -81,6 +82,19 @@ static inline bool record_verify(const uint8_t *record, size_t bytes_max, uint64
     size_t bytes = header.kind == RECORD_PAD ? RECORD_HEADER_BYTES
                                              : record_bytes(header.key_bytes, header.value_bytes);
     return bytes <= bytes_max && header.checksum == (record_checksum(record, bytes, seed) ^ place);
+}
+
+/* The same for a record that the index says is of so many cells: which is what is decided by, where
+ * the cells tell the length to a cell, so that no branch waits for the record. */
+static inline bool record_verify_cells(const uint8_t *record, uint32_t cells, uint64_t seed,
+                                       uint32_t place)
+{
+    struct format_record header = record_header(record);
+    size_t bytes = record_bytes(header.key_bytes, header.value_bytes);
+    if (__builtin_expect(cells > CELLS_EXACT, 0))
+        return record_verify(record, (size_t)cells * CELL_BYTES, seed, place);
+    return divide_up(bytes, CELL_BYTES) == cells &&
+           header.checksum == (isa.record_checksum(record, cells, bytes) ^ (uint32_t)seed ^ place);
 }
 
 /* Cells of the record that begins here, as its header has it; 0 if that cannot be. */

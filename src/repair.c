@@ -464,6 +464,15 @@ static enum fkv_error open_damaged(struct repair *repair)
     return image_open(&repair->check.image, ops, repair->file, repair->path);
 }
 
+/* Of an older one with a right checksum, or, whatever its checksum is, of one that may come. */
+static bool is_of_another_format(const struct format_header *header)
+{
+    return header->magic == FORMAT_MAGIC && header->version != FORMAT_VERSION &&
+           (header->version > FORMAT_VERSION
+                ? header->version < FORMAT_VERSION + 100
+                : header->checksum == checksum64(header, offsetof(struct format_header, checksum)));
+}
+
 static enum fkv_error find_identity(struct repair *repair)
 {
     struct image *image = &repair->check.image;
@@ -473,9 +482,8 @@ static enum fkv_error find_identity(struct repair *repair)
             report(&repair->report, FKV_PART_HEADER, (uint64_t)i * PAGE_BYTES,
                    "copy %d of the header is damaged", i);
     for (int i = 0; !repair->header && i < 2; i++)
-        if (image->copies[i].magic == FORMAT_MAGIC && image->copies[i].version > FORMAT_VERSION &&
-            image->copies[i].version < 2 * FORMAT_VERSION + 100)
-            return error_set(FKV_NEWER_FORMAT, "%s has format %u, known is up to %u", repair->path,
+        if (is_of_another_format(&image->copies[i]))
+            return error_set(FKV_UNKNOWN_FORMAT, "%s has format %u, known is %u", repair->path,
                              image->copies[i].version, FORMAT_VERSION);
     if (repair->header) {
         memcpy(repair->store_id, repair->header->store_id, sizeof repair->store_id);

@@ -42,10 +42,9 @@ static bool place_of(const uint8_t *base, uint64_t seed, uint32_t cell, uint32_t
     if (!*cells)
         return false;
     struct format_record header = record_header(record);
-    size_t skip = sizeof header.checksum;
     size_t bytes = header.kind == RECORD_PAD ? RECORD_HEADER_BYTES
                                              : record_bytes(header.key_bytes, header.value_bytes);
-    *place = header.checksum ^ (uint32_t)(checksum64(record + skip, bytes - skip) ^ seed);
+    *place = header.checksum ^ record_checksum(record, bytes, seed);
     return true;
 }
 

@@ -161,7 +161,7 @@ static void must_tell(enum fkv_error error, const char *detail, const char *what
     case FKV_DAMAGED:
     case FKV_TRUNCATED:
     case FKV_NOT_A_STORE:
-    case FKV_NEWER_FORMAT:
+    case FKV_UNKNOWN_FORMAT:
     case FKV_LOG_MISMATCH:
     case FKV_LOG_MISSING:
     case FKV_FAILED: /* writing stops where a checkpoint has met damage */

@@ -214,7 +214,7 @@ static void write_headers(const char *path, struct format_header headers[2])
     }
 }
 
-static void test_newer_format(void **state)
+static void test_unknown_format(void **state)
 {
     struct place *place = *state;
     make_store(place->path);
@@ -226,23 +226,28 @@ static void test_newer_format(void **state)
     memcpy(changed, headers, sizeof headers);
     changed[0].version = changed[1].version = FORMAT_VERSION + 1;
     write_headers(place->path, changed);
-    assert_refused(place, FKV_NEWER_FORMAT);
+    assert_refused(place, FKV_UNKNOWN_FORMAT);
+
+    memcpy(changed, headers, sizeof headers);
+    changed[0].version = changed[1].version = FORMAT_VERSION - 1;
+    write_headers(place->path, changed);
+    assert_refused(place, FKV_UNKNOWN_FORMAT);
 
     memcpy(changed, headers, sizeof headers); /* upgraded a moment ago: one copy is still old */
     changed[changed[1].sequence > changed[0].sequence].version = FORMAT_VERSION + 7;
     write_headers(place->path, changed);
-    assert_refused(place, FKV_NEWER_FORMAT);
+    assert_refused(place, FKV_UNKNOWN_FORMAT);
 
     memcpy(changed, headers, sizeof headers); /* and a checksum of another kind */
     changed[0].version = changed[1].version = 1000;
     file_patch(place->path, 0, &changed[0], sizeof changed[0]);
     file_patch(place->path, PAGE_BYTES, &changed[1], sizeof changed[1]);
-    assert_refused(place, FKV_NEWER_FORMAT);
+    assert_refused(place, FKV_UNKNOWN_FORMAT);
 
     memcpy(changed, headers, sizeof headers); /* a feature that is unknown here */
     changed[0].features = changed[1].features = 1u << 17;
     write_headers(place->path, changed);
-    assert_refused(place, FKV_NEWER_FORMAT);
+    assert_refused(place, FKV_UNKNOWN_FORMAT);
 
     file_copy(place->other, place->path);
     verify_store(place->path);
@@ -501,7 +506,7 @@ static void check_damaged_log(const struct place *place)
     enum fkv_error error = try_open(place->path, FKV_OPEN_READ_ONLY, &db);
     if (error) {
         assert_true(error == FKV_TRUNCATED || error == FKV_DAMAGED || error == FKV_NOT_A_STORE ||
-                    error == FKV_LOG_MISMATCH || error == FKV_NEWER_FORMAT);
+                    error == FKV_LOG_MISMATCH || error == FKV_UNKNOWN_FORMAT);
         assert_int_equal(try_open(place->path, 0, &db), error);
         if (file_hash(place->path) != file || file_hash(place->log_path) != log)
             fail_msg("refused, and changed: %s", fkv_error_text(error));
@@ -973,7 +978,7 @@ int main(void)
         in_place(test_devices),
         in_place(test_not_a_store),
         in_place(test_empty_file),
-        in_place(test_newer_format),
+        in_place(test_unknown_format),
         in_place(test_damaged_headers),
         in_place(test_impossible_headers),
         in_place(test_truncated_file),

@@ -176,7 +176,7 @@ static unsigned check_flipped(const char *path, unsigned flags, bool last_may_be
     enum fkv_error error = try_open(path, flags, &db);
     if (error) {
         if (error != FKV_DAMAGED && error != FKV_TRUNCATED && error != FKV_NOT_A_STORE &&
-            error != FKV_NEWER_FORMAT && error != FKV_LOG_MISMATCH && error != FKV_FULL)
+            error != FKV_UNKNOWN_FORMAT && error != FKV_LOG_MISMATCH && error != FKV_FULL)
             fail_msg("bit flipped at %" PRIu64 ": opening says %s (%s)", offset,
                      fkv_error_text(error), fkv_error_detail(NULL));
         assert_true(*fkv_error_detail(NULL));

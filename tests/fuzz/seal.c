@@ -69,8 +69,7 @@ static bool seal_record(uint8_t *record, size_t room, uint64_t seed, uint32_t pl
                                              : record_bytes(header.key_bytes, header.value_bytes);
     if (bytes > room)
         return false;
-    size_t skip = sizeof header.checksum;
-    header.checksum = (uint32_t)(checksum64(record + skip, bytes - skip) ^ seed) ^ place;
+    header.checksum = record_checksum(record, bytes, seed) ^ place;
     memcpy(record, &header.checksum, sizeof header.checksum);
     return true;
 }

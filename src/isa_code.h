@@ -1,0 +1,164 @@
+/*
+ * isa_code: the functions of an instruction set (isa.h). The file that includes this has said which
+ * one before, and has ISA defined as the name of the table.
+ *
+ * How many gets a processor has under way at a time, each waiting for memory, is how often their
+ * instructions fit into what it looks ahead: some hundreds. So a get is one function, with what
+ * nearly all gets need and no more; it decides by what is known early, the arguments and the slot
+ * of the index, never by what is in the record; and whatever is out of the ordinary begins anew in
+ * get_any.
+ */
+#include "call.h"
+#include "hash_aes.h"
+#include "isa.h"
+#include "nh.h"
+#include "read.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+static uint64_t xxh3(const void *data, size_t bytes)
+{
+    return XXH3_64bits(data, bytes);
+}
+
+/* ---------------------------------------------------------------- records */
+
+/* What is summed up so far, and the sum of the next block. */
+static inline uint64_t fold(uint64_t sum, uint64_t block)
+{
+    return (sum ^ block) * 0x9e3779b97f4a7c15ull;
+}
+
+static uint32_t record_sum(const uint8_t *record, uint32_t cells, size_t bytes)
+{
+    if (__builtin_expect(cells <= NH_CELLS_MAX, 1))
+        return (uint32_t)(fold(0, nh(record, cells, bytes, true)) >> 32);
+    uint64_t sum = fold(0, nh(record, NH_CELLS_MAX, NH_BYTES_MAX, true));
+    for (;;) {
+        record += NH_BYTES_MAX;
+        bytes -= NH_BYTES_MAX;
+        cells -= NH_CELLS_MAX;
+        if (cells <= NH_CELLS_MAX)
+            return (uint32_t)(fold(sum, nh(record, cells, bytes, false)) >> 32);
+        sum = fold(sum, nh(record, NH_CELLS_MAX, NH_BYTES_MAX, false));
+    }
+}
+
+/* ---------------------------------------------------------------- gets */
+
+static inline __attribute__((always_inline)) struct hash128 hash_of(const fkv *db, const void *key,
+                                                                    size_t key_bytes)
+{
+#ifdef __AES__
+    return hash_key_aes(&db->hash_seeds.keys, key, key_bytes);
+#else
+    return hash_key(&db->hash_seeds.keys, key, key_bytes);
+#endif
+}
+
+/* Of a key: at most so many bytes that it ends in the first 64 of its record. */
+#define GET_KEY_BYTES_MAX (64 - RECORD_HEADER_BYTES)
+
+static inline bool same_key(const uint8_t *a, const uint8_t *b, size_t bytes)
+{
+#if defined(__AVX512BW__) && defined(__BMI2__)
+    __mmask64 mask = _bzhi_u64(~0ull, (unsigned)bytes);
+    return !_mm512_mask_cmpneq_epi8_mask(mask, _mm512_maskz_loadu_epi8(mask, a),
+                                         _mm512_maskz_loadu_epi8(mask, b));
+#else
+    return memcmp(a, b, bytes) == 0;
+#endif
+}
+
+static inline bool is_usual(const fkv *db, const void *key)
+{
+    return __builtin_expect(db && __atomic_load_n(db->alive, __ATOMIC_RELAXED) == HANDLE_ALIVE &&
+                                key && !db->digest,
+                            1);
+}
+
+/* read_find, while no commit of several keys is under way; READ_BY_CALL otherwise. */
+static inline __attribute__((always_inline)) enum fkv_error find(fkv *db, struct hash128 hash,
+                                                                 uint64_t *entry)
+{
+    if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
+        return READ_BY_CALL;
+    SCHEDULE_POINT();
+    enum fkv_error error = index_find(&db->index, hash, entry);
+    SCHEDULE_POINT();
+    if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
+        return READ_BY_CALL;
+    return error;
+}
+
+/* The entry's record, if it is whole and the key's, into the buffer. */
+static inline __attribute__((always_inline)) bool take(fkv *db, uint64_t entry, const uint8_t *key,
+                                                       size_t key_bytes, void *buffer,
+                                                       size_t buffer_bytes, size_t *value_bytes)
+{
+    uint32_t cells = entry >> ENTRY_LENGTH_SHIFT & (ENTRY_LARGE - 1) >> ENTRY_LENGTH_SHIFT;
+    struct place place;
+    if (__builtin_expect(entry & ENTRY_LARGE || cells - 1 >= CELLS_EXACT, 0) ||
+        read_locate(db, entry, cells, &place))
+        return false;
+    /* Not as one structure, which would go through memory. */
+    const struct format_record *header = (const struct format_record *)(const void *)place.record;
+    size_t skip = RECORD_HEADER_BYTES + key_bytes;
+    size_t bytes = skip + header->value_bytes;
+    if (__builtin_expect(header->key_bytes != key_bytes || header->value_bytes > buffer_bytes ||
+                             divide_up(bytes, CELL_BYTES) != cells ||
+                             !same_key(record_key(place.record), key, key_bytes),
+                         0))
+        return false;
+    *value_bytes = bytes - skip;
+    if (__builtin_expect(!db->verify || PLANTED(NO_RECORD_CHECKSUM), 0)) {
+        prefetch_record(place.record, cells);
+        memcpy(buffer, place.record + skip, bytes - skip);
+        return true;
+    }
+    uint32_t cell = entry_address(entry) % SECTOR_CELLS;
+    uint64_t sum = nh_copy(place.record, cells, bytes, buffer, skip);
+    return __builtin_expect(
+        (uint32_t)(fold(0, sum) >> 32) ==
+            (header->checksum ^ (uint32_t)db->seed ^ record_place(place.sequence, cell)),
+        1);
+}
+
+static enum fkv_error get(fkv *db, const void *key, size_t key_bytes, void *buffer,
+                          size_t buffer_bytes, size_t *value_bytes)
+{
+    if (__builtin_expect(!is_usual(db, key) || key_bytes > GET_KEY_BYTES_MAX || !buffer, 0))
+        return get_any(db, key, key_bytes, buffer, buffer_bytes, value_bytes);
+    struct hash128 hash = hash_of(db, key, key_bytes);
+    uint64_t entry = 0;
+    size_t bytes;
+    rcu_read_lock();
+    enum fkv_error error = find(db, hash, &entry);
+    SCHEDULE_POINT();
+    if (__builtin_expect(error == FKV_OK, 1) &&
+        take(db, entry, key, key_bytes, buffer, buffer_bytes, &bytes)) {
+        rcu_read_unlock();
+        if (value_bytes)
+            *value_bytes = bytes;
+        return FKV_OK;
+    }
+    rcu_read_unlock();
+    if (error == FKV_NOT_FOUND)
+        return error;
+    return get_any(db, key, key_bytes, buffer, buffer_bytes, value_bytes);
+}
+
+static enum fkv_error exists(fkv *db, const void *key, size_t key_bytes)
+{
+    if (__builtin_expect(!is_usual(db, key) || key_bytes > FKV_KEY_BYTES_MAX, 0))
+        return exists_any(db, key, key_bytes);
+    struct hash128 hash = hash_of(db, key, key_bytes);
+    uint64_t entry;
+    rcu_read_lock();
+    enum fkv_error error = read_find(db, hash, &entry);
+    rcu_read_unlock();
+    return said(db, error);
+}
+
+const struct isa ISA = {ISA_NAME, get, exists, xxh3, record_sum};
