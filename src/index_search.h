@@ -129,6 +129,41 @@ index_find(struct index *index, struct hash128 hash, uint64_t *entry)
     return FKV_OK;
 }
 
+/* Not entries. */
+enum { INDEX_ABSENT = 0, INDEX_UNSURE = 1 };
+
+/*
+ * For those who look at the record's key anyway, with the least that is needed: the entry of the
+ * first slot that agrees with the key in the upper half of its tag, which one in millions does that
+ * is another key's. INDEX_ABSENT; INDEX_UNSURE: a page is not in memory, or it is far from home.
+ */
+static inline __attribute__((always_inline)) uint64_t index_find_likely(struct index *index,
+                                                                        struct hash128 hash)
+{
+    const struct segment *segment = segment_of(index, find_segment(index, hash));
+    struct fragment key = fragment_of(hash, segment->depth);
+    struct probe probe = probe_of(key.tag, segment->pages);
+    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
+    if (__builtin_expect(!frame, 0))
+        return INDEX_UNSURE;
+    struct bucket *page = frame_bytes(index->pages, frame);
+    uint32_t at = probe.bucket;
+    for (int i = 0; i < PROBES_IN_A_PAGE; i++) {
+        struct bucket *bucket = page + at;
+        for (uint32_t candidates = bucket_candidates(bucket, key);
+             __builtin_expect(candidates != 0, 1); candidates &= candidates - 1) {
+            uint32_t s = (uint32_t)__builtin_ctz(candidates) / CANDIDATE_BITS;
+            uint64_t entry = __atomic_load_n(&bucket->slot[s].entry, __ATOMIC_ACQUIRE);
+            if (__builtin_expect(entry != 0, 1))
+                return entry & ENTRY_VALUE_MASK;
+        }
+        if (!is_marked(bucket, probe.class))
+            return INDEX_ABSENT;
+        at = (at + probe.step) & (BUCKETS_PER_PAGE - 1);
+    }
+    return INDEX_UNSURE;
+}
+
 /* index_prefetch, inline. */
 static inline __attribute__((always_inline)) void index_prefetch_bucket(const struct index *index,
                                                                         struct hash128 hash)

@@ -78,20 +78,6 @@ static inline bool is_usual(const fkv *db, const void *key)
                             1);
 }
 
-/* read_find, while no commit of several keys is under way; READ_BY_CALL otherwise. */
-static inline __attribute__((always_inline)) enum fkv_error find(fkv *db, struct hash128 hash,
-                                                                 uint64_t *entry)
-{
-    if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
-        return READ_BY_CALL;
-    SCHEDULE_POINT();
-    enum fkv_error error = index_find(&db->index, hash, entry);
-    SCHEDULE_POINT();
-    if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
-        return READ_BY_CALL;
-    return error;
-}
-
 /* The entry's record, if it is whole and the key's, into the buffer. */
 static inline __attribute__((always_inline)) bool take(fkv *db, uint64_t entry, const uint8_t *key,
                                                        size_t key_bytes, void *buffer,
@@ -131,21 +117,28 @@ static enum fkv_error get(fkv *db, const void *key, size_t key_bytes, void *buff
     if (__builtin_expect(!is_usual(db, key) || key_bytes > GET_KEY_BYTES_MAX || !buffer, 0))
         return get_any(db, key, key_bytes, buffer, buffer_bytes, value_bytes);
     struct hash128 hash = hash_of(db, key, key_bytes);
-    uint64_t entry = 0;
     size_t bytes;
     rcu_read_lock();
-    enum fkv_error error = find(db, hash, &entry);
+    if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
+        goto any; /* a commit of several keys is under way: see read_find */
     SCHEDULE_POINT();
-    if (__builtin_expect(error == FKV_OK, 1) &&
-        take(db, entry, key, key_bytes, buffer, buffer_bytes, &bytes)) {
+    uint64_t entry = index_find_likely(&db->index, hash);
+    SCHEDULE_POINT();
+    if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
+        goto any;
+    SCHEDULE_POINT();
+    if (entry == INDEX_ABSENT) {
         rcu_read_unlock();
-        if (value_bytes)
-            *value_bytes = bytes;
-        return FKV_OK;
+        return FKV_NOT_FOUND;
     }
+    if (__builtin_expect(!take(db, entry, key, key_bytes, buffer, buffer_bytes, &bytes), 0))
+        goto any;
     rcu_read_unlock();
-    if (error == FKV_NOT_FOUND)
-        return error;
+    if (value_bytes)
+        *value_bytes = bytes;
+    return FKV_OK;
+any:
+    rcu_read_unlock();
     return get_any(db, key, key_bytes, buffer, buffer_bytes, value_bytes);
 }
 
