@@ -81,7 +81,7 @@ enum fkv_error {
     FKV_IS_DIRECTORY = 13,    /* the path names a directory */
     FKV_IN_USE = 14,          /* another handle, of this or another process, has the store open */
     FKV_NOT_A_STORE = 15,     /* the file is not one of fkv's */
-    FKV_UNKNOWN_FORMAT = 16,    /* written by a version of fkv with another format */
+    FKV_UNKNOWN_FORMAT = 16,  /* written by a version of fkv with another format */
     FKV_TRUNCATED = 17,       /* the file is shorter than what it should hold */
     FKV_DAMAGED = 18,         /* bytes that fail their checksum or contradict others */
     FKV_LOG_MISMATCH = 19,    /* the log belongs to another store */

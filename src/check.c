@@ -253,7 +253,8 @@ static void use_header(struct check *check, const struct format_header *header)
 /* Neither copy of the header is whole: are there traces of a store? */
 static enum fkv_error without_header(struct check *check, enum fkv_error why)
 {
-    uint32_t count = why == FKV_UNKNOWN_FORMAT ? 0 : image_find_store(&check->image, check->store_id);
+    uint32_t count =
+        why == FKV_UNKNOWN_FORMAT ? 0 : image_find_store(&check->image, check->store_id);
     if (!count)
         return why;
     check_headers(check);
