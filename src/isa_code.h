@@ -147,11 +147,21 @@ static enum fkv_error exists(fkv *db, const void *key, size_t key_bytes)
     if (__builtin_expect(!is_usual(db, key) || key_bytes > FKV_KEY_BYTES_MAX, 0))
         return exists_any(db, key, key_bytes);
     struct hash128 hash = hash_of(db, key, key_bytes);
-    uint64_t entry;
     rcu_read_lock();
-    enum fkv_error error = read_find(db, hash, &entry);
+    if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
+        goto any;
+    SCHEDULE_POINT();
+    uint64_t entry;
+    enum fkv_error error = index_find(&db->index, hash, &entry);
+    SCHEDULE_POINT();
+    if (__builtin_expect(
+            error > FKV_NOT_FOUND || atomic_load_explicit(&db->overlay, memory_order_acquire), 0))
+        goto any;
     rcu_read_unlock();
-    return said(db, error);
+    return error;
+any:
+    rcu_read_unlock();
+    return exists_any(db, key, key_bytes);
 }
 
 const struct isa ISA = {ISA_NAME, get, exists, xxh3, record_sum};
