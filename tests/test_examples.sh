@@ -1,7 +1,7 @@
 #!/bin/sh
-# test_examples.sh HELLO LOOKUP SNAPSHOT FKV: the example programs run, and say what they should.
+# test_examples.sh HELLO LOOKUP SNAPSHOT BACKUP FKV: the example programs run, and say what they should.
 set -eu
-hello=$1 lookup=$2 snapshot=$3 fkv=$4
+hello=$1 lookup=$2 snapshot=$3 backup=$4 fkv=$5
 directory=$(mktemp -d "${TMPDIR:-/tmp}/fkv-examples-XXXXXX")
 trap 'rm -rf "$directory"' EXIT
 cd "$directory"
@@ -15,6 +15,14 @@ for _ in new exists; do
     "$snapshot" | cmp - snapshot.expected
     "$fkv" check snapshot.fkv >/dev/null
 done
+
+for copy in first second; do
+    [ "$("$backup" accounts.fkv $copy.fkv 2>progress)" = "the backup's 100000 accounts have 10000000 together" ]
+    grep -q '100 %' progress
+    "$fkv" check $copy.fkv >/dev/null
+done
+if "$backup" accounts.fkv first.fkv >/dev/null 2>errors; then exit 1; fi # it is never written over
+grep -q 'first.fkv' errors
 
 # More keys than are looked up at a time; one value that has more bytes than there is room for.
 i=0
