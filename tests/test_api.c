@@ -1301,6 +1301,8 @@ static void test_read_only(void **state)
     expect(fkv_delete(one, "a", 1), FKV_READ_ONLY);
     fkv_txn *txn = NULL;
     expect(fkv_txn_begin(one, &txn), FKV_READ_ONLY);
+    fkv_load *load;
+    expect(fkv_load_begin(one, &load), FKV_READ_ONLY);
     assert_null(txn);
     assert_true(strlen(fkv_error_detail(one)) > 0);
     expect(fkv_checkpoint(one), FKV_READ_ONLY);
