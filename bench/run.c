@@ -42,7 +42,7 @@ static void *shared_memory(size_t bytes)
     return memory;
 }
 
-struct run *run_begin(const struct bench *bench, struct dataset data, const char *name)
+static struct run *run_new(const struct bench *bench, struct dataset data, const char *name)
 {
     struct run *run = need_memory(1, sizeof *run);
     run->bench = bench;
@@ -53,6 +53,12 @@ struct run *run_begin(const struct bench *bench, struct dataset data, const char
     run->random = mix64(data.seed ^ 0x72756e);
     if (!disk_make_directory(run->directory))
         die("no directory for the store");
+    return run;
+}
+
+struct run *run_begin(const struct bench *bench, struct dataset data, const char *name)
+{
+    struct run *run = run_new(bench, data, name);
     open_store(run);
     return run;
 }
@@ -95,7 +101,7 @@ void run_reopen(struct run *run, double *close_ms, double *reopen_ms)
     *reopen_ms = open_and_get(run);
 }
 
-/* The child's side of run_kill. Never returns. */
+/* The child of run_begin_to_kill. Never returns. */
 static void overwrite_and_die(struct run *run, uint64_t count)
 {
     enum { STEP = 1024 };
@@ -117,17 +123,34 @@ static void overwrite_and_die(struct run *run, uint64_t count)
     }
 }
 
+struct run *run_begin_to_kill(const struct bench *bench, struct dataset data, const char *name)
+{
+    int ends[2];
+    struct run *run = run_new(bench, data, name);
+    fflush(NULL);
+    if (pipe(ends) != 0 || (run->child = fork()) < 0)
+        die("a child: %s", strerror(errno));
+    if (run->child == 0) {
+        uint64_t count;
+        close(ends[1]);
+        if (read(ends[0], &count, sizeof count) != sizeof count)
+            _exit(0); /* the parent has ended before */
+        overwrite_and_die(run, count);
+    }
+    close(ends[0]);
+    run->child_waits = ends[1];
+    open_store(run);
+    return run;
+}
+
 void run_kill(struct run *run, uint64_t count, double *recover_ms)
 {
     int status;
     close_store(run);
-    fflush(NULL);
-    pid_t child = fork();
-    if (child < 0)
-        die("fork: %s", strerror(errno));
-    if (child == 0)
-        overwrite_and_die(run, count);
-    while (waitpid(child, &status, 0) < 0)
+    if (write(run->child_waits, &count, sizeof count) != sizeof count)
+        die("the child to be killed is gone");
+    close(run->child_waits);
+    while (waitpid(run->child, &status, 0) < 0)
         if (errno != EINTR)
             die("waitpid: %s", strerror(errno));
     if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)

@@ -6,6 +6,8 @@
 #include "dataset.h"
 #include "disk.h"
 
+#include <sys/types.h>
+
 struct run {
     const struct bench *bench;
     const struct engine *engine;
@@ -17,19 +19,25 @@ struct run {
     uint64_t random;     /* state of the choice of keys */
     uint64_t log_bytes_peak;
     double space_amp_peak; /* the highest seen while writing */
+    pid_t child;           /* of run_begin_to_kill, which reads from the other end of a pipe */
+    int child_waits;
 };
 
 /* Open a new store in a directory of its own under the bench's; close it and forget everything.
  * Everything here ends the child with a message if the engine fails. */
 struct run *run_begin(const struct bench *bench, struct dataset data, const char *name);
+/* With a child for run_kill. It is made before the store is opened: what an engine knows of its
+ * threads is not true any more in a child that is made later. */
+struct run *run_begin_to_kill(const struct bench *bench, struct dataset data, const char *name);
 void run_end(struct run *run);
 
 /* Close and open again; the time that it takes to close, and from open to the first get served. */
 void run_reopen(struct run *run, double *close_ms, double *reopen_ms);
 
 /*
- * A child overwrites at least `count` values and is killed, by SIGKILL, when the engine has the
- * most in its log (if it can tell); the time from open until the first get is served.
+ * The child of run_begin_to_kill overwrites at least `count` values and is killed, by SIGKILL, when
+ * the engine has the most in its log (if it can tell); the time from open until the first get is
+ * served. Once a run.
  */
 void run_kill(struct run *run, uint64_t count, double *recover_ms);
 

@@ -45,7 +45,8 @@ static int run_scale(const struct bench *bench)
 {
     struct dataset data = dataset_of_mixed_pairs(bench->settings->seed, bench->keys);
     bool on_disk = !bench->engine->memory_only;
-    struct run *run = run_begin(bench, data, "store");
+    struct run *run =
+        on_disk ? run_begin_to_kill(bench, data, "store") : run_begin(bench, data, "store");
     load(run);
     if (on_disk) { /* as the load left it: closing has the most to do */
         double close_ms;
