@@ -3,127 +3,12 @@
 #include "read.h"
 
 /*
- * The public calls that read many keys at once.
- *
- * A single get waits for memory twice, one after the other: for its bucket of the index, then for
- * its record. Here a group of keys goes through each stage together, so that all buckets are being
- * fetched at the same time, and then some records ahead of the one that is being copied (after
- * "Improving hash join performance through prefetching", Chen, Ailamaki, Gibbons and Mowry, 2004).
- * Records that have no address in memory are left for the end, and read through a queue of the
- * system that is kept full.
+ * The public calls that read many keys at once. What is in memory is read in groups (isa_code.h);
+ * records that have no address there are left for the end, and read through a queue of the system
+ * that is kept full.
  */
 
-enum {
-    GROUP = 32, /* keys in a stage: their buckets stay in the nearest cache meanwhile */
-    AHEAD = 12, /* records that are being fetched, beyond the one that is copied */
-    DEPTH = 64  /* reads of the device that are under way */
-};
-
-struct lookup {
-    struct key key;
-    uint64_t entry;
-    struct place place; /* record: NULL if out of the ordinary */
-};
-
-/* Keys, hashes, and the buckets on their way. */
-static void begin_group(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups)
-{
-    for (size_t i = 0; i < count; i++) {
-        reads[i].error = call_key(db, reads[i].key, reads[i].key_bytes, &lookups[i].key);
-        if (__builtin_expect(!reads[i].error, 1))
-            index_prefetch_bucket(&db->index, lookups[i].key.hash);
-    }
-}
-
-static void find_group(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups)
-{
-    for (size_t i = 0; i < count; i++)
-        if (__builtin_expect(!reads[i].error, 1))
-            reads[i].error = read_find(db, lookups[i].key.hash, &lookups[i].entry);
-}
-
-static void locate_group(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups)
-{
-    for (size_t i = 0; i < count; i++) {
-        lookups[i].place.record = NULL;
-        if (reads[i].error || lookups[i].entry & ENTRY_LARGE)
-            continue;
-        enum fkv_error error =
-            read_locate(db, lookups[i].entry, entry_cells(lookups[i].entry), &lookups[i].place);
-        if (__builtin_expect(error, 0))
-            lookups[i].place.record = NULL;
-        if (__builtin_expect(error == READ_BY_CALL, 0))
-            reads[i].error = READ_BY_CALL;
-    }
-}
-
-static inline __attribute__((always_inline)) void prefetch_lookup(const struct lookup *lookup)
-{
-    if (lookup->place.record)
-        prefetch_record(lookup->place.record, entry_cells(lookup->entry));
-}
-
-/* Is the record whole, and the key's? If not, the key is to be read again, by itself. */
-static inline bool is_record(fkv *db, const struct lookup *lookup)
-{
-    return lookup->place.record &&
-           !check_record(db, lookup->entry, lookup->place.sequence, lookup->place.record,
-                         lookup->key.bytes, lookup->key.size);
-}
-
-static void copy(fkv *db, fkv_read *read, const struct lookup *lookup)
-{
-    const uint8_t *record = lookup->place.record;
-    if (__builtin_expect(
-            !is_record(db, lookup) || record_header(record).value_bytes > read->buffer_bytes, 0)) {
-        read->error =
-            read_value(db, &lookup->key, read->buffer, read->buffer_bytes, &read->value_bytes);
-        return;
-    }
-    struct format_record header = record_header(record);
-    if (header.value_bytes)
-        memcpy(read->buffer, record_key(record) + header.key_bytes, header.value_bytes);
-    read->value_bytes = header.value_bytes;
-}
-
-static void lend(fkv *db, fkv_read *read, const struct lookup *lookup)
-{
-    const uint8_t *record = lookup->place.record;
-    if (__builtin_expect(!is_record(db, lookup), 0)) {
-        read->error = read_borrow(db, &lookup->key, &read->value, &read->value_bytes);
-        return;
-    }
-    struct format_record header = record_header(record);
-    read->value = record_key(record) + header.key_bytes;
-    read->value_bytes = header.value_bytes;
-}
-
-enum what { COPY, LEND, LOOK };
-
-/* Inside a read section. */
-static inline __attribute__((always_inline)) void read_group(fkv *db, fkv_read *reads, size_t count,
-                                                             enum what what)
-{
-    struct lookup lookups[GROUP];
-    begin_group(db, reads, count, lookups);
-    find_group(db, reads, count, lookups);
-    if (what == LOOK)
-        return;
-    SCHEDULE_POINT();
-    locate_group(db, reads, count, lookups);
-    for (size_t i = 0; i < count && i < AHEAD; i++)
-        prefetch_lookup(&lookups[i]);
-    for (size_t i = 0; i < count; i++) {
-        if (i + AHEAD < count)
-            prefetch_lookup(&lookups[i + AHEAD]);
-        if (what == LEND && (!reads[i].error || reads[i].error == READ_BY_CALL)) {
-            reads[i].error = FKV_OK;
-            lend(db, &reads[i], &lookups[i]);
-        } else if (what == COPY && !reads[i].error) {
-            copy(db, &reads[i], &lookups[i]);
-        }
-    }
-}
+enum { DEPTH = 64 /* reads of the device that are under way */ };
 
 /* ---------------------------------------------------------------- what is not in memory */
 
@@ -248,10 +133,10 @@ enum fkv_error fkv_get_many(fkv *db, fkv_read *reads, size_t count)
         if (__builtin_expect(!reads[i].buffer && reads[i].buffer_bytes, 0))
             return say(db, FKV_INVALID, "a buffer is NULL");
     bool cold = false;
-    for (size_t at = 0; at < count; at += GROUP) {
-        size_t group = min_u64(count - at, GROUP);
+    for (size_t at = 0; at < count; at += READ_GROUP) {
+        size_t group = min_u64(count - at, READ_GROUP);
         rcu_read_lock();
-        read_group(db, reads + at, group, COPY);
+        isa.read_group(db, reads + at, group, READ_COPY);
         rcu_read_unlock();
         for (size_t i = at; i < at + group; i++)
             cold |= reads[i].error == READ_BY_CALL;
@@ -266,10 +151,10 @@ enum fkv_error fkv_exists_many(fkv *db, fkv_read *reads, size_t count)
     enum fkv_error error = check_reads(db, reads, count);
     if (error)
         return error;
-    for (size_t at = 0; at < count; at += GROUP) {
-        size_t group = min_u64(count - at, GROUP);
+    for (size_t at = 0; at < count; at += READ_GROUP) {
+        size_t group = min_u64(count - at, READ_GROUP);
         rcu_read_lock();
-        read_group(db, reads + at, group, LOOK);
+        isa.read_group(db, reads + at, group, READ_LOOK);
         rcu_read_unlock();
     }
     return worst(db, reads, count);
@@ -284,7 +169,7 @@ enum fkv_error fkv_borrow_many(fkv *db, fkv_read *reads, size_t count)
         return say(db, FKV_INVALID, "fkv_borrow_many outside fkv_read_begin and fkv_read_end");
     if (db->sectors.unmapped)
         return say(db, FKV_INVALID, "the store is open without a mapping: nothing can be lent");
-    for (size_t at = 0; at < count; at += GROUP)
-        read_group(db, reads + at, min_u64(count - at, GROUP), LEND);
+    for (size_t at = 0; at < count; at += READ_GROUP)
+        isa.read_group(db, reads + at, min_u64(count - at, READ_GROUP), READ_LEND);
     return worst(db, reads, count);
 }

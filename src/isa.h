@@ -11,12 +11,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What is to be done with each of many keys. */
+enum read_what { READ_COPY, READ_LEND, READ_LOOK };
+enum { READ_GROUP = 32 }; /* keys at a time: their buckets stay in the nearest cache meanwhile */
+
 struct isa {
     const char *name;
     /* The public calls. */
     enum fkv_error (*get)(fkv *db, const void *key, size_t key_bytes, void *buffer,
                           size_t buffer_bytes, size_t *value_bytes);
     enum fkv_error (*exists)(fkv *db, const void *key, size_t key_bytes);
+    /* Up to READ_GROUP reads, inside a read section. An error of READ_BY_CALL is left for the end.
+     */
+    void (*read_group)(fkv *db, fkv_read *reads, size_t count, enum read_what what);
     uint64_t (*checksum64)(const void *data, size_t bytes);
     /* See record_checksum in record.h. */
     uint32_t (*record_checksum)(const uint8_t *record, uint32_t cells, size_t bytes);

@@ -78,36 +78,41 @@ static inline bool is_usual(const fkv *db, const void *key)
                             1);
 }
 
-/* The entry's record, if it is whole and the key's, into the buffer. */
-static inline __attribute__((always_inline)) bool take(fkv *db, uint64_t entry, const uint8_t *key,
-                                                       size_t key_bytes, void *buffer,
-                                                       size_t buffer_bytes, size_t *value_bytes)
+/* Is the entry of a record of plain kind, whose cells tell the length to a cell? */
+static inline bool is_exact(uint64_t entry)
+{
+    return !(entry & ENTRY_LARGE) &&
+           (entry >> ENTRY_LENGTH_SHIFT & (ENTRY_LARGE - 1) >> ENTRY_LENGTH_SHIFT) - 1 <
+               CELLS_EXACT;
+}
+
+/* The value of a record with such an entry into the buffer; false if it is not the key's, or not
+ * whole, or too long. */
+static inline __attribute__((always_inline)) bool
+take(fkv *db, uint64_t entry, const struct place *place, const uint8_t *key, size_t key_bytes,
+     void *buffer, size_t buffer_bytes, size_t *value_bytes)
 {
     uint32_t cells = entry >> ENTRY_LENGTH_SHIFT & (ENTRY_LARGE - 1) >> ENTRY_LENGTH_SHIFT;
-    struct place place;
-    if (__builtin_expect(entry & ENTRY_LARGE || cells - 1 >= CELLS_EXACT, 0) ||
-        read_locate(db, entry, cells, &place))
-        return false;
     /* Not as one structure, which would go through memory. */
-    const struct format_record *header = (const struct format_record *)(const void *)place.record;
+    const struct format_record *header = (const struct format_record *)(const void *)place->record;
     size_t skip = RECORD_HEADER_BYTES + key_bytes;
     size_t bytes = skip + header->value_bytes;
     if (__builtin_expect(header->key_bytes != key_bytes || header->value_bytes > buffer_bytes ||
                              divide_up(bytes, CELL_BYTES) != cells ||
-                             !same_key(record_key(place.record), key, key_bytes),
+                             !same_key(record_key(place->record), key, key_bytes),
                          0))
         return false;
     *value_bytes = bytes - skip;
     if (__builtin_expect(!db->verify || PLANTED(NO_RECORD_CHECKSUM), 0)) {
-        prefetch_record(place.record, cells);
-        memcpy(buffer, place.record + skip, bytes - skip);
+        prefetch_record(place->record, cells);
+        memcpy(buffer, place->record + skip, bytes - skip);
         return true;
     }
     uint32_t cell = entry_address(entry) % SECTOR_CELLS;
-    uint64_t sum = nh_copy(place.record, cells, bytes, buffer, skip);
+    uint64_t sum = nh_copy(place->record, cells, bytes, buffer, skip);
     return __builtin_expect(
         (uint32_t)(fold(0, sum) >> 32) ==
-            (header->checksum ^ (uint32_t)db->seed ^ record_place(place.sequence, cell)),
+            (header->checksum ^ (uint32_t)db->seed ^ record_place(place->sequence, cell)),
         1);
 }
 
@@ -131,7 +136,10 @@ static enum fkv_error get(fkv *db, const void *key, size_t key_bytes, void *buff
         rcu_read_unlock();
         return FKV_NOT_FOUND;
     }
-    if (__builtin_expect(!take(db, entry, key, key_bytes, buffer, buffer_bytes, &bytes), 0))
+    struct place place;
+    if (__builtin_expect(!is_exact(entry), 0) ||
+        read_locate(db, entry, entry_cells(entry), &place) ||
+        !take(db, entry, &place, key, key_bytes, buffer, buffer_bytes, &bytes))
         goto any;
     rcu_read_unlock();
     if (value_bytes)
@@ -164,4 +172,126 @@ any:
     return exists_any(db, key, key_bytes);
 }
 
-const struct isa ISA = {ISA_NAME, get, exists, xxh3, record_sum};
+/* ---------------------------------------------------------------- many gets */
+
+/*
+ * A single get waits for memory twice, one after the other: for its bucket of the index, then for
+ * its record. Here a group of keys goes through each stage together, so that all buckets are being
+ * fetched at the same time, and then some records ahead of the one that is being copied (after
+ * "Improving hash join performance through prefetching", Chen, Ailamaki, Gibbons and Mowry, 2004).
+ */
+enum { READ_AHEAD = 12 }; /* records that are being fetched, beyond the one that is copied */
+
+struct lookup {
+    struct key key;
+    uint64_t entry;
+    struct place place; /* record: NULL if out of the ordinary */
+};
+
+/* Keys, hashes, and the buckets on their way. */
+static inline void group_begin(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct key *key = &lookups[i].key;
+        reads[i].error = FKV_OK;
+        if (__builtin_expect(reads[i].key && reads[i].key_bytes <= FKV_KEY_BYTES_MAX && !db->digest,
+                             1)) {
+            key->bytes = reads[i].key;
+            key->size = reads[i].key_bytes;
+            key->hash = hash_of(db, key->bytes, key->size);
+        } else if ((reads[i].error = call_key(db, reads[i].key, reads[i].key_bytes, key))) {
+            continue;
+        }
+        index_prefetch_bucket(&db->index, key->hash);
+    }
+}
+
+/* One look for all of a commit of several keys that is under way: see read_find. */
+static inline void group_find(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups,
+                              bool likely)
+{
+    bool calm = !atomic_load_explicit(&db->overlay, memory_order_acquire);
+    for (size_t i = 0; i < count && likely && calm; i++)
+        if (__builtin_expect(!reads[i].error, 1))
+            lookups[i].entry = index_find_likely(&db->index, lookups[i].key.hash);
+    calm = calm && likely && !atomic_load_explicit(&db->overlay, memory_order_acquire);
+    for (size_t i = 0; i < count; i++) {
+        if (__builtin_expect(reads[i].error, 0))
+            continue;
+        if (!calm || __builtin_expect(lookups[i].entry == INDEX_UNSURE, 0))
+            reads[i].error = read_find(db, lookups[i].key.hash, &lookups[i].entry);
+        else if (lookups[i].entry == INDEX_ABSENT)
+            reads[i].error = FKV_NOT_FOUND;
+    }
+}
+
+static inline void group_locate(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t entry = lookups[i].entry;
+        lookups[i].place.record = NULL;
+        if (reads[i].error || entry & ENTRY_LARGE)
+            continue;
+        enum fkv_error error = read_locate(db, entry, entry_cells(entry), &lookups[i].place);
+        if (__builtin_expect(error, 0))
+            lookups[i].place.record = NULL;
+        if (__builtin_expect(error == READ_BY_CALL, 0))
+            reads[i].error = READ_BY_CALL;
+    }
+}
+
+static inline __attribute__((always_inline)) void prefetch_lookup(const struct lookup *lookup)
+{
+    if (lookup->place.record)
+        prefetch_record(lookup->place.record, entry_cells(lookup->entry));
+}
+
+static inline void group_copy(fkv *db, fkv_read *read, const struct lookup *lookup)
+{
+    const struct key *key = &lookup->key;
+    if (__builtin_expect(!lookup->place.record || !is_exact(lookup->entry) ||
+                             key->size > GET_KEY_BYTES_MAX || !read->buffer ||
+                             !take(db, lookup->entry, &lookup->place, key->bytes, key->size,
+                                   read->buffer, read->buffer_bytes, &read->value_bytes),
+                         0))
+        read->error = read_value(db, key, read->buffer, read->buffer_bytes, &read->value_bytes);
+}
+
+static inline void group_lend(fkv *db, fkv_read *read, const struct lookup *lookup)
+{
+    const uint8_t *record = lookup->place.record;
+    if (__builtin_expect(!record || check_record(db, lookup->entry, lookup->place.sequence, record,
+                                                 lookup->key.bytes, lookup->key.size),
+                         0)) {
+        read->error = read_borrow(db, &lookup->key, &read->value, &read->value_bytes);
+        return;
+    }
+    struct format_record header = record_header(record);
+    read->value = record_key(record) + header.key_bytes;
+    read->value_bytes = header.value_bytes;
+}
+
+static void read_group(fkv *db, fkv_read *reads, size_t count, enum read_what what)
+{
+    struct lookup lookups[READ_GROUP];
+    group_begin(db, reads, count, lookups);
+    group_find(db, reads, count, lookups, what != READ_LOOK);
+    if (what == READ_LOOK)
+        return;
+    SCHEDULE_POINT();
+    group_locate(db, reads, count, lookups);
+    for (size_t i = 0; i < count && i < READ_AHEAD; i++)
+        prefetch_lookup(&lookups[i]);
+    for (size_t i = 0; i < count; i++) {
+        if (i + READ_AHEAD < count)
+            prefetch_lookup(&lookups[i + READ_AHEAD]);
+        if (what == READ_LEND && (!reads[i].error || reads[i].error == READ_BY_CALL)) {
+            reads[i].error = FKV_OK;
+            group_lend(db, &reads[i], &lookups[i]);
+        } else if (what == READ_COPY && !reads[i].error) {
+            group_copy(db, &reads[i], &lookups[i]);
+        }
+    }
+}
+
+const struct isa ISA = {ISA_NAME, get, exists, read_group, xxh3, record_sum};
