@@ -160,12 +160,12 @@ typedef struct fkv_options {
      * less than it needs, pages that were not changed since the last checkpoint leave memory, and
      * come back by a read of 4 KiB each: a get then reads the device once for its record and, for
      * as great a share of keys as the index exceeds its memory, once more; so does a put.
-     * Checkpoints are written as soon as a quarter of the limit is changed. The limit is exceeded
-     * for a while: by the pages that one large commit changes, by those that change while a
-     * checkpoint is written, by those that leave until no reader can see them (at most 8 MiB or a
-     * quarter of the limit, whichever is more), and while fkv_check runs or a read section stays
-     * open, until something else is read or written. What leads to pages takes another 2 bytes in a
-     * hundred, always.
+     * Checkpoints are written as soon as half of the limit is changed. The limit is exceeded for a
+     * while: by the pages that one large commit changes, by those that change while a checkpoint is
+     * written (up to as many again: then commits sleep), by those that leave until no reader can
+     * see them (at most 8 MiB or a quarter of the limit, whichever is more), and while fkv_check
+     * runs or a read section stays open, until something else is read or written. What leads to
+     * pages takes another 2 bytes in a hundred, always.
      */
     uint64_t index_memory_max;
 } fkv_options;

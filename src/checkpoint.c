@@ -298,8 +298,9 @@ static bool is_time(const struct fkv *db)
 }
 
 /*
- * Who outruns a checkpoint finds the log full and waits for all the rest of it, 0.1 s and more; who
- * outruns the flusher has no buffer for a sector, and waits for it at each one. So commits slow
+ * Who outruns a checkpoint finds the log full and waits for all the rest of it, 0.1 s and more, or
+ * has more and more pages of the index in memory, changed and not written, whatever its limit is;
+ * who outruns the flusher has no buffer for a sector, and waits for it at each one. So commits slow
  * down before: once half of the room is used each of them sleeps, and four times as long with each
  * further halving. (A system's shortest sleep is some 60 microseconds.)
  */
@@ -319,6 +320,7 @@ static void set_pause(struct fkv *db)
     uint32_t pause = pause_us(tail_buffers_left(&db->tail), db->tail.buffers_usual);
     if (checkpoint->stage != CHECKPOINT_IDLE)
         pause = (uint32_t)max_u64(pause, pause_us(room_in_log(db), checkpoint->log_room));
+    pause = (uint32_t)max_u64(pause, pause_us(index_room(&db->index), db->index.frames_max));
     if (pause != atomic_load_explicit(&checkpoint->pause_us, memory_order_relaxed))
         atomic_store_explicit(&checkpoint->pause_us, pause, memory_order_relaxed);
 }

@@ -179,11 +179,19 @@ void index_limit(struct index *index, uint64_t bytes_max);
 void index_trim(struct index *index);
 /* A checkpoint is over: pages that it has written can be taken out. */
 void index_trim_again(struct index *index);
+/* Frames that are left before there are twice as many as the limit. */
+static inline uint64_t index_room(const struct index *index)
+{
+    uint64_t most = index->frames_max ? 2 * (uint64_t)index->frames_max : UINT64_MAX;
+    uint64_t have = index->pages->space[SPACE_INDEX].frame_count;
+    return have < most ? most - have : 0;
+}
+
 /* Are so many pages changed that a checkpoint should write them, for others to have room? */
 static inline bool index_is_dirty(const struct index *index)
 {
     return index->frames_max &&
-           index->pages->space[SPACE_INDEX].dirty_count > index->frames_max / 4;
+           index->pages->space[SPACE_INDEX].dirty_count > index->frames_max / 2;
 }
 
 /* After a delete: give pages back if the segment is far too large. Optional work. */

@@ -249,6 +249,28 @@ static void test_limit_is_kept(void **state)
     free(world);
 }
 
+/* Commits that are faster than checkpoints sleep: else all of the index would be in memory, and
+ * changed, for as long as they go on. */
+static void test_writing_at_full_speed(void **state)
+{
+    enum { MANY = 300000, ROOM = 1 << 20 };
+    const struct place *place = *state;
+    uint64_t most = 0;
+    fkv *db;
+    must(try_open_limited(place->path, 0, ROOM, &db));
+    for (uint64_t i = 0; i < MANY; i++) {
+        uint64_t key = checksum_mix(i);
+        must(fkv_put(db, &key, sizeof key, &i, sizeof i));
+        if (i % 64 == 0)
+            most = max_u64(most, pages_bytes(db));
+    }
+    print_message("writing: %" PRIu64 " of %" PRIu64 " KiB of pages at most\n", most / KIB,
+                  db->index.page_count * PAGE_BYTES / KIB);
+    assert_true(db->index.page_count * PAGE_BYTES > 5 * ROOM);
+    assert_true(most < 3 * ROOM);
+    must(fkv_close(db));
+}
+
 /* Writes keep to it, but for what a checkpoint has still to write. */
 static void test_writing_without_threads(void **state)
 {
@@ -399,6 +421,7 @@ int main(void)
         in_memory(test_model),
         in_memory(test_model_without_threads),
         in_memory(test_limit_is_kept),
+        in_place(test_writing_at_full_speed),
         in_memory(test_writing_without_threads),
         in_memory(test_reading_without_threads),
         in_memory(test_large_transaction),
