@@ -476,6 +476,7 @@ void check_memory(struct check *check)
 {
     if (!check->db)
         return;
+    expect(check, FKV_PART_INDEX, "records that died twice", 0, check->db->sectors.killed_twice);
     check_places(check);
     if (!check_goes_on(check))
         return;

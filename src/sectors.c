@@ -693,9 +693,16 @@ void sectors_count_pad(struct sectors *sectors, uint32_t sector, uint32_t cell, 
 void sectors_kill(struct sectors *sectors, uint64_t address, uint32_t cells)
 {
     uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
-    uint64_t *map = pages_write(sectors->pages, SPACE_MAPS, (uint32_t)(address / MAP_PAGE_CELLS));
     uint32_t cell = address % MAP_PAGE_CELLS;
-    assert(!(map[cell >> 6] >> (cell & 63) & 1));
+    if (__builtin_expect(sector_state(sectors, sector)->type != SECTOR_VALUES, 0)) {
+        sectors->killed_twice++; /* the first time was the end of its sector */
+        return;
+    }
+    uint64_t *map = pages_write(sectors->pages, SPACE_MAPS, (uint32_t)(address / MAP_PAGE_CELLS));
+    if (__builtin_expect(map[cell >> 6] >> (cell & 63) & 1, 0)) {
+        sectors->killed_twice++;
+        return;
+    }
     __atomic_store_n(&map[cell >> 6], map[cell >> 6] | 1ull << (cell & 63), __ATOMIC_RELEASE);
 
     struct sector *state = sector_state(sectors, sector);
