@@ -50,6 +50,17 @@ static inline __m512i nh_last_line(__m512i words, size_t at, __mmask8 pairs)
     return _mm512_maskz_mul_epu32(pairs, sums, _mm512_srli_epi64(sums, 32));
 }
 
+/* (_mm512_reduce_add_epi64 adds as signed numbers, which may not overflow.) */
+static inline uint64_t nh_reduce(__m512i sums)
+{
+    __m256i half =
+        _mm256_add_epi64(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+    __m128i quarter =
+        _mm_add_epi64(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    quarter = _mm_add_epi64(quarter, _mm_unpackhi_epi64(quarter, quarter));
+    return (uint64_t)_mm_cvtsi128_si64(quarter);
+}
+
 /* nh, or nh_copy; always inline, so that only what is wanted is left. */
 static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *data, uint32_t cells,
                                                                size_t bytes, bool header, bool copy,
@@ -65,7 +76,7 @@ static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *da
         if (copy)
             _mm512_mask_storeu_epi8(to - skip, first & last, line);
         line = nh_last_line(_mm512_maskz_mov_epi32(counting, line), 0, pairs);
-        return (uint64_t)_mm512_reduce_add_epi64(line);
+        return nh_reduce(line);
     }
     __m512i line = _mm512_loadu_si512(data);
     if (copy)
@@ -81,7 +92,7 @@ static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *da
     if (copy)
         _mm512_mask_storeu_epi8(to - skip + whole, last, line);
     sum = _mm512_add_epi64(sum, nh_last_line(line, whole, pairs));
-    return (uint64_t)_mm512_reduce_add_epi64(sum);
+    return nh_reduce(sum);
 }
 
 #else
