@@ -155,7 +155,7 @@ static inline __attribute__((always_inline)) uint64_t index_find_likely(struct i
             uint32_t s = (uint32_t)__builtin_ctz(candidates) / CANDIDATE_BITS;
             uint64_t entry = __atomic_load_n(&bucket->slot[s].entry, __ATOMIC_ACQUIRE);
             if (__builtin_expect(entry != 0, 1))
-                return entry & ENTRY_VALUE_MASK;
+                return entry;
         }
         if (!is_marked(bucket, probe.class))
             return INDEX_ABSENT;
