@@ -644,7 +644,10 @@ static void quarantine(struct sectors *sectors, uint32_t sector)
 
 void sectors_free_large(struct sectors *sectors, uint32_t sector)
 {
-    assert(sector_state(sectors, sector)->type == SECTOR_LARGE);
+    if (__builtin_expect(sector_state(sectors, sector)->type != SECTOR_LARGE, 0)) {
+        sectors->killed_twice++;
+        return;
+    }
     sectors->large_count--;
     quarantine(sectors, sector);
 }

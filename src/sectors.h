@@ -93,8 +93,9 @@ struct sectors {
     /* In values sectors. Dead: of records that are not live, and of gaps; see pad_is_gap. */
     uint64_t live_cells, dead_cells, pad_cells;
     uint64_t gap_cells; /* that were made since open */
-    /* Records that were to die and were dead already: of a store whose index, behind right
-     * checksums, leads to them twice, or in spite of the deletion map. Nothing is counted twice. */
+    /* Records, and sectors of large values, that were to die and were dead already: of a store
+     * that, behind right checksums, leads to them twice, or in spite of the deletion map. Nothing
+     * is counted twice. */
     uint64_t killed_twice;
 };
 
