@@ -10,6 +10,9 @@
 #error "the format is little-endian and read in place; a big-endian port must swap in format.h"
 #endif
 
+/* For functions that run before the constructors of programs: those may open a store. */
+#define CONSTRUCTOR __attribute__((constructor(101)))
+
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
 #define GIB ((size_t)1 << 30)
@@ -24,7 +27,6 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-/* `step` is a power of two. */
 /* Tell the processor that this is a loop which waits. */
 static inline void spin_pause(void)
 {
@@ -35,6 +37,7 @@ static inline void spin_pause(void)
 #endif
 }
 
+/* `step` is a power of two. */
 static inline uint64_t round_up(uint64_t value, uint64_t step)
 {
     return (value + step - 1) & ~(step - 1);

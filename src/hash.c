@@ -29,7 +29,7 @@ static struct {
 
 /* FIPS 197, 5.1.1: inversion, then an affine map. p runs through the powers of 3, q through those
  * of its inverse. */
-__attribute__((constructor)) static void aes_make(void)
+CONSTRUCTOR static void aes_make(void)
 {
     uint8_t p = 1, q = 1;
     do {

@@ -1,5 +1,7 @@
 #include "isa.h"
 
+#include "bytes.h"
+
 bool isa_runs(const struct isa *one)
 {
 #ifdef ISA_X86
@@ -17,7 +19,7 @@ bool isa_runs(const struct isa *one)
 
 struct isa isa;
 
-__attribute__((constructor)) static void isa_choose(void)
+CONSTRUCTOR static void isa_choose(void)
 {
     isa = isa_plain;
 #ifdef ISA_X86

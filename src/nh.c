@@ -2,7 +2,7 @@
 
 uint8_t nh_key[NH_BYTES_MAX] __attribute__((aligned(64)));
 
-__attribute__((constructor)) static void nh_key_make(void)
+CONSTRUCTOR static void nh_key_make(void)
 {
     for (size_t i = 0; i < NH_BYTES_MAX / 8; i++) {
         uint64_t x = (i + 1) * 0x9e3779b97f4a7c15ull;

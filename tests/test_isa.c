@@ -57,6 +57,20 @@ static uint32_t model_checksum(const uint8_t *record, size_t bytes)
 
 /* ---------------------------------------------------------------- tests */
 
+static struct isa early; /* as a constructor of the program finds it */
+
+__attribute__((constructor)) static void before_main(void)
+{
+    early = isa;
+}
+
+static void test_constructors_may_use_it(void **state)
+{
+    (void)state;
+    assert_non_null(early.get);
+    assert_string_equal(early.name, isa.name);
+}
+
 /* Of Vigna's splitmix64.c with the state 0. */
 static void test_key(void **state)
 {
@@ -208,6 +222,7 @@ static void test_gets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_constructors_may_use_it),
         cmocka_unit_test(test_key),
         cmocka_unit_test(test_the_best_is_chosen),
         cmocka_unit_test(test_checksums),
