@@ -62,6 +62,8 @@ static enum fkv_error header_choose(struct fkv *db, const struct format_header c
     return FKV_OK;
 }
 
+enum { FIRST_SEQUENCE = 1 }; /* of a new header, before it is written for the first time */
+
 /* A file that creating a store left behind when it was cut off: less than the shortest store, and
  * nothing in it but the beginning of its header. (Or a store that was cut off later: see
  * look_for_log.) */
@@ -76,6 +78,17 @@ static bool is_unfinished(const uint8_t *bytes, uint64_t size)
         end--;
     const uint64_t magic = FORMAT_MAGIC;
     return end <= sizeof header && memcmp(bytes, &magic, min_u64(end, sizeof magic)) == 0;
+}
+
+/* The same with the first copy of the header whole, and the other not written: a process that died
+ * there has synced nothing, so what is read here may be in the system's cache only. */
+static bool is_begun(const uint8_t *bytes, uint64_t size)
+{
+    struct format_header copies[2];
+    memcpy(&copies[0], bytes, sizeof copies[0]);
+    memcpy(&copies[1], bytes + PAGE_BYTES, sizeof copies[1]);
+    return size <= HEADER_COPIES_BYTES && header_is_whole(&copies[0]) &&
+           copies[0].sequence == FIRST_SEQUENCE + 1 && !copies[1].magic;
 }
 
 /* Is there a log beside the store, with its header? It is made once the store's own header is
@@ -114,12 +127,13 @@ static enum fkv_error header_read(struct fkv *db, bool *fresh)
     size_t have = (size_t)min_u64(size, sizeof bytes);
     if ((status = db->os->ops->read(db->file, bytes, have, 0)))
         return error_os(status, "read the header of", db->path);
-    *fresh = is_unfinished(bytes, size);
-    bool has_log = false;
+    bool unfinished = is_unfinished(bytes, size), has_log = false;
+    *fresh = unfinished || is_begun(bytes, size);
     enum fkv_error error = *fresh ? look_for_log(db, &has_log) : FKV_OK;
     if (error)
         return error;
-    if (has_log)
+    *fresh &= !has_log;
+    if (unfinished && has_log)
         return error_set(FKV_TRUNCATED, "%s has %llu bytes, less than its header, and has a log",
                          db->path, (unsigned long long)size);
     if (*fresh)
@@ -142,7 +156,7 @@ static enum fkv_error header_create(struct fkv *db)
         .magic = FORMAT_MAGIC,
         .version = FORMAT_VERSION,
         .features = db->flags & FKV_DIGEST ? FEATURE_DIGEST : 0,
-        .sequence = 1,
+        .sequence = FIRST_SEQUENCE,
         .next_sequence = 1,
         .log_offset = LOG_FRAMES_OFFSET,
         .clean = 1,
