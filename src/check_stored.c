@@ -68,8 +68,9 @@ void check_trees(struct check *check)
         check_no_memory(check);
     check->pages_lost |= check->result.problems != before;
     check->result.pages = check->image.pages_stored;
-    for (int s = 0; !check->db && s < SPACE_COUNT;
-         s++) /* what the header claims may be impossible */
+    if (check->db)
+        return;
+    for (int s = 0; s < SPACE_COUNT; s++) /* what the header claims may be impossible */
         check->page_count[s] = check->image.space[s].page_count;
 }
 

@@ -67,9 +67,13 @@ static inline uint64_t entry_address(uint64_t entry)
 {
     return entry & ENTRY_ADDRESS_MASK;
 }
+static inline uint32_t entry_length_code(uint64_t entry)
+{
+    return entry >> ENTRY_LENGTH_SHIFT & 511;
+}
 static inline uint32_t entry_cells(uint64_t entry)
 {
-    return length_of_code(entry >> ENTRY_LENGTH_SHIFT & 511);
+    return length_of_code(entry_length_code(entry));
 }
 
 struct slot {

@@ -95,23 +95,40 @@ struct found {
 enum fkv_error index_search_from(struct index *index, uint32_t id, struct fragment key,
                                  uint32_t first, struct found *found);
 
+/* Where a search begins. */
+struct home {
+    const struct segment *segment;
+    uint32_t id;
+    uint32_t frame; /* of the page; 0: not in memory */
+    struct fragment key;
+    struct probe probe;
+};
+
+static inline __attribute__((always_inline)) struct home home_of(const struct index *index,
+                                                                 struct hash128 hash)
+{
+    struct home home = {.id = find_segment(index, hash)};
+    home.segment = segment_of(index, home.id);
+    home.key = fragment_of(hash, home.segment->depth);
+    home.probe = probe_of(home.key.tag, home.segment->pages);
+    home.frame = __atomic_load_n(&home.segment->frame[home.probe.page], __ATOMIC_ACQUIRE);
+    return home;
+}
+
 /* Most keys are in their home bucket, and most absent ones are seen to be absent there. */
 static inline __attribute__((always_inline)) enum fkv_error
 index_search(struct index *index, struct hash128 hash, struct found *found)
 {
-    uint32_t id = find_segment(index, hash);
-    const struct segment *segment = segment_of(index, id);
-    struct fragment key = fragment_of(hash, segment->depth);
-    struct probe probe = probe_of(key.tag, segment->pages);
-    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
-    if (__builtin_expect(!frame, 0))
-        return index_search_from(index, id, key, 0, found);
-    struct bucket *bucket = (struct bucket *)frame_bytes(index->pages, frame) + probe.bucket;
+    struct home home = home_of(index, hash);
+    if (__builtin_expect(!home.frame, 0))
+        return index_search_from(index, home.id, home.key, 0, found);
+    struct bucket *bucket =
+        (struct bucket *)frame_bytes(index->pages, home.frame) + home.probe.bucket;
     uint64_t entry = 0;
-    struct slot *slot = bucket_find(bucket, key, &entry);
-    if (!slot && is_marked(bucket, probe.class))
-        return index_search_from(index, id, key, 1, found);
-    *found = (struct found){slot, entry, id, probe.page, 0};
+    struct slot *slot = bucket_find(bucket, home.key, &entry);
+    if (!slot && is_marked(bucket, home.probe.class))
+        return index_search_from(index, home.id, home.key, 1, found);
+    *found = (struct found){slot, entry, home.id, home.probe.page, 0};
     return FKV_OK;
 }
 
@@ -140,26 +157,23 @@ enum { INDEX_ABSENT = 0, INDEX_UNSURE = 1 };
 static inline __attribute__((always_inline)) uint64_t index_find_likely(struct index *index,
                                                                         struct hash128 hash)
 {
-    const struct segment *segment = segment_of(index, find_segment(index, hash));
-    struct fragment key = fragment_of(hash, segment->depth);
-    struct probe probe = probe_of(key.tag, segment->pages);
-    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
-    if (__builtin_expect(!frame, 0))
+    struct home home = home_of(index, hash);
+    if (__builtin_expect(!home.frame, 0))
         return INDEX_UNSURE;
-    struct bucket *page = frame_bytes(index->pages, frame);
-    uint32_t at = probe.bucket;
+    struct bucket *page = frame_bytes(index->pages, home.frame);
+    uint32_t at = home.probe.bucket;
     for (int i = 0; i < PROBES_IN_A_PAGE; i++) {
         struct bucket *bucket = page + at;
-        for (uint32_t candidates = bucket_candidates(bucket, key);
+        for (uint32_t candidates = bucket_candidates(bucket, home.key);
              __builtin_expect(candidates != 0, 1); candidates &= candidates - 1) {
             uint32_t s = (uint32_t)__builtin_ctz(candidates) / CANDIDATE_BITS;
             uint64_t entry = __atomic_load_n(&bucket->slot[s].entry, __ATOMIC_ACQUIRE);
             if (__builtin_expect(entry != 0, 1))
                 return entry;
         }
-        if (!is_marked(bucket, probe.class))
+        if (!is_marked(bucket, home.probe.class))
             return INDEX_ABSENT;
-        at = (at + probe.step) & (BUCKETS_PER_PAGE - 1);
+        at = (at + home.probe.step) & (BUCKETS_PER_PAGE - 1);
     }
     return INDEX_UNSURE;
 }
@@ -168,11 +182,10 @@ static inline __attribute__((always_inline)) uint64_t index_find_likely(struct i
 static inline __attribute__((always_inline)) void index_prefetch_bucket(const struct index *index,
                                                                         struct hash128 hash)
 {
-    const struct segment *segment = segment_of(index, find_segment(index, hash));
-    struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);
-    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
-    if (frame)
-        __builtin_prefetch((struct bucket *)frame_bytes(index->pages, frame) + probe.bucket);
+    struct home home = home_of(index, hash);
+    if (home.frame)
+        __builtin_prefetch((struct bucket *)frame_bytes(index->pages, home.frame) +
+                           home.probe.bucket);
 }
 
 #endif

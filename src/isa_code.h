@@ -81,9 +81,7 @@ static inline bool is_usual(const fkv *db, const void *key)
 /* Is the entry of a record of plain kind, whose cells tell the length to a cell? */
 static inline bool is_exact(uint64_t entry)
 {
-    return !(entry & ENTRY_LARGE) &&
-           (entry >> ENTRY_LENGTH_SHIFT & (ENTRY_LARGE - 1) >> ENTRY_LENGTH_SHIFT) - 1 <
-               CELLS_EXACT;
+    return !(entry & ENTRY_LARGE) && entry_length_code(entry) - 1 < CELLS_EXACT;
 }
 
 /* The value of a record with such an entry into the buffer; false if it is not the key's, or not
@@ -92,7 +90,7 @@ static inline __attribute__((always_inline)) bool
 take(fkv *db, uint64_t entry, const struct place *place, const uint8_t *key, size_t key_bytes,
      void *buffer, size_t buffer_bytes, size_t *value_bytes)
 {
-    uint32_t cells = entry >> ENTRY_LENGTH_SHIFT & (ENTRY_LARGE - 1) >> ENTRY_LENGTH_SHIFT;
+    uint32_t cells = entry_length_code(entry); /* the same, up to CELLS_EXACT */
     /* Not as one structure, which would go through memory. */
     const struct format_record *header = (const struct format_record *)(const void *)place->record;
     size_t skip = RECORD_HEADER_BYTES + key_bytes;
