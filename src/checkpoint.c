@@ -1,4 +1,5 @@
 #include "checksum.h"
+#include "clock.h"
 #include "fetch.h"
 #include "planted.h"
 
@@ -238,7 +239,7 @@ static void over(struct fkv *db, enum fkv_error error)
     /* What one needs that was asked for while nobody wrote says little of the next. */
     checkpoint->log_bytes = max_u64(db->log.written_bytes - checkpoint->log_bytes_before,
                                     checkpoint->log_bytes / 8 * 7);
-    atomic_store_explicit(&checkpoint->pause_us, 0, memory_order_relaxed);
+    atomic_store_explicit(&checkpoint->owed_ns, 0, memory_order_relaxed);
     index_trim_again(&db->index);
     checkpoint->stage = CHECKPOINT_IDLE;
     checkpoint->error = error;
@@ -301,42 +302,62 @@ static bool is_time(const struct fkv *db)
  * Who outruns a checkpoint finds the log full and waits for all the rest of it, 0.1 s and more, or
  * has more and more pages of the index in memory, changed and not written, whatever its limit is;
  * who outruns the flusher has no buffer for a sector, and waits for it at each one. So commits slow
- * down before: once half of the room is used each of them sleeps, and four times as long with each
- * further halving. (A system's shortest sleep is some 60 microseconds.)
+ * down before: once half of the room is used they pay for what they write to the log with time, and
+ * four times as much with each further halving; who finds enough of it owed sleeps for it. The
+ * first price lets the log be filled at 500 MB/s, the second at 125, and so on: commits go on, and
+ * use most of the room while the disk does what it can.
  */
-static uint32_t pause_us(uint64_t left, uint64_t room)
+enum {
+    PRICE_LOG = 2,          /* ns a byte */
+    PRICE_INDEX = 16,       /* a small operation changes a page of 4 KiB */
+    PRICES = 7,             /* the last for the last 1/128 of the room */
+    SLEEP_LEAST_NS = 16000, /* the system makes some 70 microseconds of it */
+    SLEEP_MOST_NS = 4000000,
+};
+
+static uint64_t price(uint64_t left, uint64_t room, uint64_t first)
 {
-    enum { FIRST_US = 16, MAX_US = 4096 };
-    uint32_t pause = 0;
-    for (uint64_t half = room / 2; left < half && pause < MAX_US; half /= 2)
-        pause = pause ? pause * 4 : FIRST_US;
-    return pause;
+    if (__builtin_expect(left >= room / 2, 1))
+        return 0;
+    uint32_t halvings = 0;
+    for (uint64_t half = room / 4; left < half && halvings < PRICES - 1; half /= 2)
+        halvings++;
+    return first << 2 * halvings;
 }
 
-/* How long commits sleep from here on. */
-static void set_pause(struct fkv *db)
+/* What the commit owes for what it has written. */
+static void charge(struct fkv *db)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
-    uint32_t pause = pause_us(tail_buffers_left(&db->tail), db->tail.buffers_usual);
+    uint64_t bytes = db->log.written_bytes - checkpoint->charged_bytes;
+    checkpoint->charged_bytes = db->log.written_bytes;
+    uint64_t most = price(tail_buffers_left(&db->tail), db->tail.buffers_usual, PRICE_LOG);
     if (checkpoint->stage != CHECKPOINT_IDLE)
-        pause = (uint32_t)max_u64(pause, pause_us(room_in_log(db), checkpoint->log_room));
-    pause = (uint32_t)max_u64(pause, pause_us(index_room(&db->index), db->index.frames_max));
-    if (pause != atomic_load_explicit(&checkpoint->pause_us, memory_order_relaxed))
-        atomic_store_explicit(&checkpoint->pause_us, pause, memory_order_relaxed);
+        most = max_u64(most, price(room_in_log(db), checkpoint->log_room, PRICE_LOG));
+    most = max_u64(most, price(index_room(&db->index), db->index.frames_max, PRICE_INDEX));
+    if (most)
+        atomic_fetch_add_explicit(&checkpoint->owed_ns, (int64_t)(bytes * most),
+                                  memory_order_relaxed);
 }
 
 void checkpoint_pause(struct fkv *db)
 {
-    uint32_t pause = atomic_load_explicit(&db->checkpoint.pause_us, memory_order_relaxed);
-    if (__builtin_expect(pause, 0) && !rcu_read_ongoing())
-        nanosleep(&(struct timespec){.tv_nsec = pause * 1000L}, NULL);
+    _Atomic int64_t *owed_ns = &db->checkpoint.owed_ns;
+    int64_t owed = atomic_load_explicit(owed_ns, memory_order_relaxed);
+    if (__builtin_expect(owed < SLEEP_LEAST_NS, 1) || rcu_read_ongoing())
+        return;
+    uint64_t begin = clock_ns();
+    int64_t most = owed < SLEEP_MOST_NS ? owed : SLEEP_MOST_NS;
+    nanosleep(&(struct timespec){.tv_nsec = most}, NULL);
+    int64_t slept = (int64_t)(clock_ns() - begin); /* often longer: the next ones need not */
+    atomic_fetch_sub_explicit(owed_ns, slept < owed ? owed : slept, memory_order_relaxed);
 }
 
 void checkpoint_poll(struct fkv *db)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
     if (db->threads)
-        set_pause(db);
+        charge(db);
     if (checkpoint->stage == CHECKPOINT_IDLE && !checkpoint->wanted && !is_time(db))
         return;
     if (db->threads) {

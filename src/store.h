@@ -100,10 +100,11 @@ struct checkpoint {
     uint64_t log_bytes_before;   /* of the log's written_bytes, when it began */
     uint64_t log_bytes;          /* that were written during the last ones: fades */
     uint64_t log_room;           /* that the log had when it began */
-    _Atomic uint32_t pause_us;   /* each commit sleeps so long when it is over */
-    uint64_t over;               /* how many have ended, well or not */
-    uint64_t done;               /* how many well */
-    enum fkv_error error;        /* of the last one */
+    uint64_t charged_bytes;      /* of the log's written_bytes: commits have paid for them */
+    _Atomic int64_t owed_ns; /* commits are to sleep so long, together; less than 0: slept more */
+    uint64_t over;           /* how many have ended, well or not */
+    uint64_t done;           /* how many well */
+    enum fkv_error error;    /* of the last one */
     _Atomic uint64_t header_bytes;
 };
 
