@@ -72,6 +72,7 @@ enum fkv_error sectors_make(struct sectors *sectors, struct os_file *file, const
         reservation_make(&sectors->queued, bits, false) != 0)
         return FKV_NO_MEMORY;
     pthread_mutex_init(&sectors->size_lock, NULL);
+    pthread_mutex_init(&sectors->space_lock, NULL);
     sectors->windows = memory_new(WINDOWS_MAX * sizeof *sectors->windows);
     return sectors->windows ? FKV_OK : FKV_NO_MEMORY;
 }
@@ -210,21 +211,32 @@ uint32_t sectors_run_low(const struct sectors *sectors)
     return free < want ? want - free : 0;
 }
 
-/* Space for one more pair: asked for in large pieces, since an allocation may have to wait for the
- * file system's journal. size_lock is held. */
-static bool allocate_ahead(struct sectors *sectors, uint32_t from, uint32_t pair)
+/*
+ * Space for more sectors, in large pieces and before it is needed: an allocation may have to wait
+ * for the file system to read where there is some, behind all that the disk has to do, 0.1 s and
+ * more. So size_lock is not held meanwhile, and the writer can take of what there is.
+ */
+static void allocate_ahead(struct sectors *sectors)
 {
-    if (from + pair <= sectors->allocated_count)
-        return true;
-    uint32_t step = (uint32_t)min_u64(max_u64(from / 16, 2), 64) & ~1u;
-    for (; step >= pair; step = step > 2 ? 2 : 0)
+    pthread_mutex_lock(&sectors->space_lock);
+    pthread_mutex_lock(&sectors->size_lock);
+    uint32_t count = atomic_load(&sectors->file_count);
+    uint32_t from = (uint32_t)max_u64(sectors->allocated_count, count);
+    pthread_mutex_unlock(&sectors->size_lock);
+    uint32_t step = (uint32_t)min_u64(max_u64(count / 16, 2), 64) & ~1u;
+    step += from % 2;
+    if (from - count >= max_u64(step / 2, 2))
+        step = 0;
+    for (; step; step = step > 2 ? 2 : 0)
         if (from + step <= SECTORS_MAX &&
             sectors->ops->allocate(sectors->file, (uint64_t)from * SECTOR_BYTES,
-                                   (uint64_t)step * SECTOR_BYTES) == 0) {
-            sectors->allocated_count = from + step;
-            return true;
-        }
-    return false;
+                                   (uint64_t)step * SECTOR_BYTES) == 0)
+            break;
+    pthread_mutex_lock(&sectors->size_lock);
+    if (step)
+        sectors->allocated_count = from + step;
+    pthread_mutex_unlock(&sectors->size_lock);
+    pthread_mutex_unlock(&sectors->space_lock);
 }
 
 /* Take up to so many holes that lie in a row, the lowest there are. Returns how many. */
@@ -276,11 +288,12 @@ void sectors_extend_ahead(struct sectors *sectors, uint32_t more, pthread_mutex_
     uint32_t done = 0;
     for (uint32_t filled; done < more && (filled = fill_ahead(sectors, more - done, writer));)
         done += filled;
-    while (done < more) {
+    while (done < more && !sectors->read_only) {
+        allocate_ahead(sectors);
         pthread_mutex_lock(&sectors->size_lock);
         uint32_t from = atomic_load(&sectors->file_count);
         uint32_t pair = 2 - from % 2;
-        bool extended = !sectors->read_only && allocate_ahead(sectors, from, pair);
+        bool extended = from + pair <= sectors->allocated_count;
         if (extended) {
             sectors->ops->write(sectors->file, zeros, pair * SECTOR_BYTES,
                                 (uint64_t)from * SECTOR_BYTES);
@@ -870,10 +883,15 @@ static void trim_holes(struct sectors *sectors, uint32_t keep, bool pairs, pthre
 
 void sectors_trim(struct sectors *sectors, uint32_t keep, bool pairs, pthread_mutex_t *writer)
 {
-    if (adopt(sectors) == FKV_OK) {
+    pthread_mutex_unlock(writer);
+    pthread_mutex_lock(&sectors->space_lock);
+    pthread_mutex_lock(writer);
+    bool adopted = adopt(sectors) == FKV_OK;
+    if (adopted)
         trim_end(sectors, keep, writer);
+    pthread_mutex_unlock(&sectors->space_lock);
+    if (adopted)
         trim_holes(sectors, keep, pairs, writer);
-    }
 }
 
 /* ---------------------------------------------------------------- opening */

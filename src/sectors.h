@@ -63,6 +63,7 @@ struct sectors {
     _Atomic uint32_t file_count;
     _Atomic uint32_t allocated_count; /* have space; the flusher asks for many at a time */
     pthread_mutex_t size_lock;
+    pthread_mutex_t space_lock; /* of who asks for space, or gives it back; before the writer's */
     struct reservation views;
     struct reservation states;
     /* One bit a sector: free and backed by space of the file system, or free and a hole. */
