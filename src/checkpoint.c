@@ -301,7 +301,8 @@ static bool is_time(const struct fkv *db)
 /*
  * Who outruns a checkpoint finds the log full and waits for all the rest of it, 0.1 s and more, or
  * has more and more pages of the index in memory, changed and not written, whatever its limit is;
- * who outruns the flusher has no buffer for a sector, and waits for it at each one. So commits slow
+ * who outruns the flusher has no buffer for a sector, or no space for it in the file, and waits for
+ * it at each one. So commits slow
  * down before: once half of the room is used they pay for what they write to the log with time, and
  * four times as much with each further halving; who finds enough of it owed sleeps for it. The
  * first price lets the log be filled at 500 MB/s, the second at 125, and so on: commits go on, and
@@ -335,6 +336,10 @@ static void charge(struct fkv *db)
     if (checkpoint->stage != CHECKPOINT_IDLE)
         most = max_u64(most, price(room_in_log(db), checkpoint->log_room, PRICE_LOG));
     most = max_u64(most, price(index_room(&db->index), db->index.frames_max, PRICE_INDEX));
+    if (atomic_load_explicit(&db->tail.extend, memory_order_relaxed)) {
+        struct sectors_room room = sectors_room(&db->sectors);
+        most = max_u64(most, price(room.left, room.usual, PRICE_LOG));
+    }
     if (most)
         atomic_fetch_add_explicit(&checkpoint->owed_ns, (int64_t)(bytes * most),
                                   memory_order_relaxed);

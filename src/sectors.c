@@ -199,16 +199,30 @@ static uint32_t wanted_for_pages(const struct sectors *sectors)
     return needed > places ? (uint32_t)divide_up(needed - places, SECTOR_PAGES) : 0;
 }
 
+static uint32_t ready(const struct sectors *sectors)
+{
+    return sectors->free_backed_count + (atomic_load(&sectors->file_count) - sectors->count);
+}
+
 uint32_t sectors_run_low(const struct sectors *sectors)
 {
-    uint32_t free =
-        sectors->free_backed_count + (atomic_load(&sectors->file_count) - sectors->count);
+    uint32_t free = ready(sectors);
     uint32_t least = wanted_for_pages(sectors) + READY_SECTORS_MIN;
     uint32_t want = least + (uint32_t)min_u64(sectors->count / 16, READY_SECTORS_MAX);
     /* What is in quarantine will be free soon: a file that grew instead would have it for ever. */
     uint32_t soon = sectors->freed.count + sectors->uncertain.count + sectors->awaiting_readers;
     free += (uint32_t)min_u64(soon, want - least);
     return free < want ? want - free : 0;
+}
+
+struct sectors_room sectors_room(const struct sectors *sectors)
+{
+    uint32_t allocated = atomic_load(&sectors->allocated_count);
+    uint32_t count = atomic_load(&sectors->file_count);
+    uint32_t free = ready(sectors) + (allocated > count ? allocated - count : 0);
+    uint32_t pages = wanted_for_pages(sectors);
+    uint32_t usual = 2 * READY_SECTORS_MIN + (uint32_t)min_u64(count / 32, READY_SECTORS_MAX);
+    return (struct sectors_room){.left = free > pages ? free - pages : 0, .usual = usual};
 }
 
 /*

@@ -128,6 +128,11 @@ static inline const uint8_t *sector_base(const struct sectors *sectors, uint32_t
 enum fkv_error sectors_grow(struct sectors *sectors, uint32_t more);
 /* By how many sectors sectors_extend_ahead should lengthen the file soon. */
 uint32_t sectors_run_low(const struct sectors *sectors);
+/* How many can be opened before the writer must ask for space in the file itself. */
+struct sectors_room {
+    uint32_t left, usual;
+};
+struct sectors_room sectors_room(const struct sectors *sectors);
 /*
  * Fill holes, or add sectors to the file, before the writer must wait for it. Takes the writer lock
  * for moments. New ones are written with zeros in pairs of 2 MiB: the page cache then keeps each

@@ -494,11 +494,14 @@ void *tail_flusher(void *context)
         /* In turns, so that neither ready sectors nor free buffers run out while the other is seen
          * to. */
         uint32_t extend = (uint32_t)min_u64(tail->extend, EXTEND_AT_ONCE);
-        tail->extend -= extend;
         pthread_mutex_unlock(&tail->queue_lock);
         make_buffers_ahead(tail);
-        if (extend)
+        if (extend) {
             sectors_extend_ahead(tail->sectors, extend, tail->writer);
+            pthread_mutex_lock(&tail->queue_lock);
+            tail->extend -= (uint32_t)min_u64(tail->extend, extend);
+            pthread_mutex_unlock(&tail->queue_lock);
+        }
         enum fkv_error error = flush_some(tail, 1);
         pthread_mutex_lock(&tail->queue_lock);
         if (error)

@@ -63,7 +63,7 @@ struct tail {
     _Atomic uint32_t sealed_count;
     struct buffer *flushed;    /* written; readers may still be in them */
     pthread_cond_t flush_done; /* a sector was written, or flush_lock released */
-    uint32_t extend;           /* the flusher is to make so many sectors ready */
+    _Atomic uint32_t extend;   /* the flusher is to make so many sectors ready */
     bool stop;
 
     _Atomic uint64_t written_bytes;
