@@ -632,7 +632,7 @@ typedef struct fkv_stats {
     uint64_t bytes_written_log;
     uint64_t bytes_written_values;    /* value sectors, moved records included */
     uint64_t bytes_written_collector; /* of them, records moved by the collector */
-    uint64_t bytes_written_pages;     /* checkpointed index, map and table pages, headers */
+    uint64_t bytes_written_pages;     /* index, map and table pages, headers */
     uint64_t snapshots;               /* that are open */
     uint64_t snapshot_sectors; /* free but for snapshots that see records in them; in no other
                                 * count of sectors */

@@ -935,6 +935,39 @@ void index_trim(struct index *index)
     index->trim_at = done < wanted ? frames - done + BATCH : index->frames_max;
 }
 
+/* Spill up to `most` changed pages of a segment; returns how many. */
+static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most)
+{
+    const struct format_segment *entry = directory_read(index, id);
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < entry->pages && count < most; i++) {
+        const struct page *page = pages_find(index->pages, SPACE_INDEX, entry->page[i]);
+        /* What cannot be written stays changed, and the next checkpoint will say why. */
+        if (pages_is_changed(index->pages, page) &&
+            pages_spill(index->pages, SPACE_INDEX, entry->page[i]) == FKV_OK)
+            count++;
+    }
+    return count;
+}
+
+void index_spill(struct index *index, uint32_t most)
+{
+    enum { BATCH = 32 };
+    struct pages *pages = index->pages;
+    uint32_t dirty = pages->space[SPACE_INDEX].dirty_count;
+    if (!index->frames_max || dirty <= index->frames_max / 2 || !pages_can_spill(pages))
+        return;
+    most = (uint32_t)min_u64(most, (uint64_t)dirty - index->frames_max / 2 + BATCH);
+    uint32_t done = 0;
+    for (uint32_t v = 0; v < 4 * most && v < index->segment_count && done < most; v++) {
+        if (++index->spill_hand >= index->segment_count)
+            index->spill_hand = 1;
+        done += segment_spill(index, index->spill_hand, most - done);
+    }
+    if (done)
+        index->trim_at = index->frames_max;
+}
+
 void index_trim_again(struct index *index)
 {
     index->trim_at = index->frames_max;

@@ -115,6 +115,7 @@ struct index {
     uint32_t frames_max;
     _Atomic uint32_t trim_at; /* with more frames, index_trim has something to do */
     uint32_t trim_hand;       /* the segment it looks at next */
+    uint32_t spill_hand;      /* the same for index_spill */
     uint64_t evictions;
     /* Called, if it is set, by a reader that has brought a page in, and there are too many. */
     void (*crowded)(void *context);
@@ -181,6 +182,11 @@ void index_limit(struct index *index, uint64_t bytes_max);
 /* Take clean pages out of memory if there are too many. A bounded amount of work, for the writer
  * while nothing is prepared. */
 void index_trim(struct index *index);
+/* What a commit may spill, and four more for each of its operations. */
+enum { SPILLS_A_COMMIT = 64 };
+/* Write changed pages to the file, up to `most`, if so many are changed that there is no room for
+ * others: they are clean then. For the writer, where index_trim is, before it. */
+void index_spill(struct index *index, uint32_t most);
 /* A checkpoint is over: pages that it has written can be taken out. */
 void index_trim_again(struct index *index);
 /* Frames that are left before there are twice as many as the limit. */
@@ -191,11 +197,14 @@ static inline uint64_t index_room(const struct index *index)
     return have < most ? most - have : 0;
 }
 
-/* Are so many pages changed that a checkpoint should write them, for others to have room? */
+/* Are so many pages changed that a checkpoint should write them, for others to have room? Where
+ * they can be spilled, only if that does not help. */
 static inline bool index_is_dirty(const struct index *index)
 {
+    uint64_t dirty = index->pages->space[SPACE_INDEX].dirty_count;
     return index->frames_max &&
-           index->pages->space[SPACE_INDEX].dirty_count > index->frames_max / 2;
+           dirty > (pages_can_spill(index->pages) ? 2 * (uint64_t)index->frames_max
+                                                  : index->frames_max / 2);
 }
 
 /* After a delete: give pages back if the segment is far too large. Optional work. */

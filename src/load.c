@@ -404,6 +404,7 @@ static enum fkv_error commit(struct fkv_load *load)
     forget_replaced(load);
     end(load);
     collect_with_room(db);
+    index_spill(&db->index, UINT32_MAX);
     index_trim(&db->index);
     return FKV_OK;
 }

@@ -397,23 +397,6 @@ void pages_place(struct pages *pages, enum space space, uint32_t number, uint32_
     mark_dirty(pages, space, number, page);
 }
 
-uint32_t pages_discard(struct pages *pages, enum space space, uint32_t number)
-{
-    struct page *page = pages_find(pages, space, number);
-    uint32_t frame = page->frame;
-    if (frame)
-        atomic_fetch_sub_explicit(&pages->space[space].frame_count, 1, memory_order_relaxed);
-    if (frame && !page->saved && page->epoch != pages->epoch &&
-        capture_pending(pages, space, number)) {
-        page->saved = frame;
-        frame = 0;
-    }
-    page->frame = 0;
-    page->zero = 1;
-    mark_dirty(pages, space, number, page);
-    return frame;
-}
-
 /* ---------------------------------------------------------------- places in the file */
 
 static uint32_t *sector_slot(struct pages *pages, uint32_t sector)
@@ -514,12 +497,135 @@ static void location_retire(struct pages *pages, uint64_t location)
     }
 }
 
+/* ---------------------------------------------------------------- spilling */
+
+static bool is_zero(const void *bytes)
+{
+    const uint64_t *words = bytes;
+    for (size_t i = 0; i < PAGE_BYTES / 8; i++)
+        if (words[i])
+            return false;
+    return true;
+}
+
+static uint64_t *spilled_word(struct pages *pages, uint64_t location)
+{
+    uint32_t at = *sector_slot(pages, (uint32_t)(location / SECTOR_PAGES));
+    return &pages->sectors[at - 1].spilled[location % SECTOR_PAGES >> 6];
+}
+
+static bool is_spilled(struct pages *pages, uint64_t location)
+{
+    return location &&
+           (*spilled_word(pages, location) >> (location & 63) & 1 || PLANTED(SPILL_OVER_OLD));
+}
+
+/* A place that no tree of a checkpoint has is free at once. */
+static void location_give(struct pages *pages, uint64_t location)
+{
+    uint32_t at = *sector_slot(pages, (uint32_t)(location / SECTOR_PAGES)) - 1;
+    uint32_t p = location % SECTOR_PAGES;
+    uint64_t bit = 1ull << (p & 63);
+    struct page_sector *sector = &pages->sectors[at];
+    sector->used[p >> 6] &= ~bit;
+    sector->spilled[p >> 6] &= ~bit;
+    sector->used_count--;
+    pages->used_pages--;
+    if (at == pages->fill && p < pages->fill_page)
+        pages->fill_page = p;
+}
+
+static void move(struct pages *pages, struct page *page, uint64_t location, uint64_t checksum)
+{
+    if (is_spilled(pages, page->location))
+        location_give(pages, page->location);
+    else
+        location_retire(pages, page->location);
+    page->location = location;
+    page->checksum = checksum;
+}
+
+/* A changed page is as it lies in the file. */
+static void settle(struct pages *pages, enum space which, uint32_t number)
+{
+    struct page_space *space = &pages->space[which];
+    struct page_node *node = &space->level[0][number / NODE_FANOUT];
+    *dirty_word(pages, which, number, pages->epoch) &= ~(1ull << (number & 63));
+    pages_find(pages, which, number)->epoch = pages->epoch - 1;
+    pages->dirty_pages--;
+    space->dirty_count--;
+    pages->spilled_nodes += !node->dirty;
+    node->dirty = true;
+}
+
+enum fkv_error pages_spill(struct pages *pages, enum space which, uint32_t number)
+{
+    struct page *page = pages_find(pages, which, number);
+    assert(pages_can_spill(pages) && pages_is_changed(pages, page));
+    const void *bytes = frame_bytes(pages, page->frame);
+    uint64_t place = page->location, checksum = 0;
+    bool again = is_spilled(pages, place);
+    if (is_zero(bytes)) { /* not stored: see stage() */
+        place = 0;
+        again = false;
+    } else {
+        enum fkv_error error;
+        if (!again && (error = location_new(pages, &place)))
+            return error;
+        int status =
+            pages->environment.ops->write(pages->file, bytes, PAGE_BYTES, place * PAGE_BYTES);
+        if (status) {
+            if (!again)
+                location_give(pages, place);
+            return error_os(status, "write a page of", pages->path);
+        }
+        *spilled_word(pages, place) |= 1ull << (place & 63);
+        checksum = page_checksum(bytes, page_seed(which, 0, number));
+        pages->written_bytes += PAGE_BYTES;
+    }
+    if (again)
+        page->checksum = checksum;
+    else
+        move(pages, page, place, checksum);
+    settle(pages, which, number);
+    return FKV_OK;
+}
+
+uint32_t pages_discard(struct pages *pages, enum space space, uint32_t number)
+{
+    struct page *page = pages_find(pages, space, number);
+    uint32_t frame = page->frame;
+    if (frame)
+        atomic_fetch_sub_explicit(&pages->space[space].frame_count, 1, memory_order_relaxed);
+    if (frame && !page->saved && page->epoch != pages->epoch &&
+        capture_pending(pages, space, number)) {
+        page->saved = frame;
+        frame = 0;
+    }
+    page->frame = 0;
+    page->zero = 1;
+    mark_dirty(pages, space, number, page);
+    if (pages_can_spill(pages)) { /* zeros need no writing */
+        move(pages, page, 0, 0);
+        settle(pages, space, number);
+    }
+    return frame;
+}
+
 /* ---------------------------------------------------------------- checkpoint */
+
+/* What was spilled is in the tree that will be written. */
+static void keep_spilled(struct pages *pages)
+{
+    for (uint32_t i = 0; i < pages->sector_count; i++)
+        memset(pages->sectors[i].spilled, 0, sizeof pages->sectors[i].spilled);
+}
 
 void pages_checkpoint_begin(struct pages *pages)
 {
     assert(!pages->capturing && pages->staged == 0);
     pages->epoch++;
+    keep_spilled(pages);
     pages->pending_pages = pages->dirty_pages;
     pages->dirty_pages = 0;
     pages->fresh_sectors = pages->pending_pages > pages->used_pages / 2;
@@ -531,15 +637,6 @@ void pages_checkpoint_begin(struct pages *pages)
         pages->captured_count[s] = pages->space[s].page_count;
         pages->space[s].dirty_count = 0;
     }
-}
-
-static bool is_zero(const void *bytes)
-{
-    const uint64_t *words = bytes;
-    for (size_t i = 0; i < PAGE_BYTES / 8; i++)
-        if (words[i])
-            return false;
-    return true;
 }
 
 /* Put a page on the staging area, and its new place in *location; zeros are not stored. */
@@ -740,6 +837,7 @@ void pages_checkpoint_done(struct pages *pages)
 {
     pages->capturing = false;
     pages->durable_epoch = pages->epoch;
+    pages->spilled_nodes = 0;
     for (uint32_t i = pages->sector_count; i-- > 0;) {
         struct page_sector *sector = &pages->sectors[i];
         uint32_t used = 0;

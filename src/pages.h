@@ -20,7 +20,8 @@
  *  1. A page whose epoch is the current one has its bit in dirty[epoch & 1].
  *  2. While a checkpoint runs, dirty[other] marks the pages that it has still to capture; such a
  *     page has its content of that moment in `saved` if it changed since, else in `frame`.
- *  3. location and checksum are changed by the checkpoint alone, at capture.
+ *  3. location and checksum are changed at capture alone, and by pages_spill, which no checkpoint
+ *     runs beside.
  *  4. A page that is not in a frame is neither dirty nor to be captured.
  *  5. While a page is in no frame, location and checksum change only if it was in one in between.
  */
@@ -34,6 +35,7 @@
 #include "format.h"
 #include "memory.h"
 #include "os.h"
+#include "planted.h"
 
 struct page {
     uint64_t location;
@@ -76,7 +78,8 @@ struct page_sector {
     uint32_t sector;
     uint32_t used_count;
     uint64_t used[SECTOR_PAGES / 64];    /* in use by the last checkpoint, or written by the next */
-    uint64_t retired[SECTOR_PAGES / 64]; /* of them, free once the running checkpoint is durable */
+    uint64_t retired[SECTOR_PAGES / 64]; /* of them, free once the next checkpoint is durable */
+    uint64_t spilled[SECTOR_PAGES / 64]; /* of them, in no tree of a checkpoint: to be used again */
 };
 
 /* What pages need from the layers above. */
@@ -117,6 +120,7 @@ struct pages {
     uint64_t used_pages;
     uint64_t dirty_pages;   /* that the next checkpoint has to write */
     uint64_t pending_pages; /* that the running one has still to capture, or had when it failed */
+    uint64_t spilled_nodes; /* that the next checkpoint has to write, for what was spilled */
 
     /* The running checkpoint. */
     bool capturing;
@@ -226,6 +230,25 @@ static inline void *pages_write(struct pages *pages, enum space space, uint32_t 
     return pages_write_slow(pages, space, number, page);
 }
 
+/*
+ * Spilling: a changed page goes to the file before any checkpoint asks for it, so that its frame
+ * can go too. It goes to a place that is not in use, as in a checkpoint, or to the one that it was
+ * spilled to before: no checkpoint has that in its tree. The next one finds it there, if it was not
+ * changed again. Not beside a checkpoint, whose tree would get what is newer than its moment; nor
+ * after a failed one, whose places are not told from those of the last. Writer lock.
+ */
+static inline bool pages_can_spill(const struct pages *pages)
+{
+    return PLANTED(SPILL_BESIDE) || (!pages->capturing && pages->durable_epoch == pages->epoch);
+}
+/* One page. It is clean then; if that fails it is as changed as before. */
+enum fkv_error pages_spill(struct pages *pages, enum space space, uint32_t number);
+/* Has it changed since it was written, and is it here to be spilled? */
+static inline bool pages_is_changed(const struct pages *pages, const struct page *page)
+{
+    return page->frame && page->epoch == pages->epoch;
+}
+
 /* Make sure that the next `count` frames the writer takes can be had; 0 ends the guarantee. */
 enum fkv_error pages_reserve_frames(struct pages *pages, uint32_t count);
 
@@ -259,7 +282,7 @@ void pages_checkpoint_abandon(struct pages *pages);
  * sectors that hold pages already. */
 static inline uint64_t pages_places_needed(const struct pages *pages)
 {
-    uint64_t count = pages->dirty_pages + pages->pending_pages;
+    uint64_t count = pages->dirty_pages + pages->pending_pages + pages->spilled_nodes;
     return count + count / 64 + 64; /* nodes, and what one operation may add */
 }
 static inline uint64_t pages_places_free(const struct pages *pages)

@@ -23,6 +23,8 @@ enum planted {
     /* Reuse of space */
     PLANTED_REUSE_SECTOR_EARLY, /* a freed sector is used before a checkpoint knows it to be free */
     PLANTED_REUSE_PAGE_EARLY,   /* and a replaced page */
+    PLANTED_SPILL_OVER_OLD,     /* a page is spilled to where the last checkpoint has it */
+    PLANTED_SPILL_BESIDE,       /* pages are spilled beside a checkpoint */
     PLANTED_NO_GRACE,           /* what readers may still see is used again */
     PLANTED_NO_COPY,            /* a page is changed under the checkpoint that has to hold it */
     /* The log */

@@ -399,8 +399,9 @@ static void borrow(struct life *life)
         struct content content = life->model->now[number];
         const void *bytes;
         size_t count;
-        enum fkv_error error = fkv_borrow(life->db, key, key_of(number, key), &bytes, &count);
-        if (error == FKV_VALUE_TOO_LARGE && value_is_large(0, count))
+        uint32_t key_bytes = (uint32_t)key_of(number, key);
+        enum fkv_error error = fkv_borrow(life->db, key, key_bytes, &bytes, &count);
+        if (error == FKV_VALUE_TOO_LARGE && value_is_large(key_bytes, count))
             continue;
         if (life->faulty && (error == FKV_IO || error == FKV_NO_MEMORY || error == FKV_DAMAGED))
             continue;

@@ -271,6 +271,44 @@ static void test_writing_at_full_speed(void **state)
     must(fkv_close(db));
 }
 
+/* Where the log is long no checkpoint is needed for the limit's sake: changed pages are spilled.
+ * And the store that a killed process leaves has them in no tree. */
+static void test_spilling(void **state)
+{
+    enum { MANY = 200000, ROOM = 512 << 10 };
+    const struct place *place = *state;
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.index_memory_max = ROOM;
+    fkv *db;
+    must(fkv_open(place->path, &options, &db));
+    uint64_t most = 0;
+    for (uint64_t i = 0; i < 2 * MANY; i++) {
+        uint64_t key = checksum_mix(i % MANY);
+        must(fkv_put(db, &key, sizeof key, &i, sizeof i));
+        if (i % 64 == 0)
+            most = max_u64(most, pages_bytes(db));
+    }
+    fkv_stats stats = stats_of(db);
+    print_message("spilling: %" PRIu64 " of %" PRIu64 " KiB of pages at most, %" PRIu64
+                  " checkpoints, %" PRIu64 " KiB written\n",
+                  most / KIB, db->index.page_count * PAGE_BYTES / KIB, stats.checkpoints,
+                  stats.bytes_written_pages / KIB);
+    assert_true(db->index.page_count * PAGE_BYTES > 5 * ROOM);
+    assert_true(most < ROOM + ROOM / 2);
+    assert_true(stats.checkpoints <= 1);
+    assert_true(stats.bytes_written_pages > 100 * ROOM);
+    must(fkv_check(db, NULL, NULL, 0));
+    for (uint64_t i = MANY; i < 2 * MANY; i++) {
+        uint64_t key = checksum_mix(i % MANY), value = 0;
+        must(fkv_get(db, &key, sizeof key, &value, sizeof value, NULL));
+        assert_int_equal(value, i);
+    }
+    must(fkv_close(db));
+    must(fkv_check_file(place->path, NULL, NULL, 0));
+}
+
 /* Writes keep to it, but for what a checkpoint has still to write. */
 static void test_writing_without_threads(void **state)
 {
@@ -422,6 +460,7 @@ int main(void)
         in_memory(test_model_without_threads),
         in_memory(test_limit_is_kept),
         in_place(test_writing_at_full_speed),
+        in_memory(test_spilling),
         in_memory(test_writing_without_threads),
         in_memory(test_reading_without_threads),
         in_memory(test_large_transaction),

@@ -9,6 +9,7 @@
 #include "support.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "os_sim.h"
@@ -32,7 +33,7 @@ struct world {
     struct model now, begun, durable;
     struct format_space roots[SPACE_COUNT]; /* of what is durable */
     bool empty;                             /* nothing is durable yet */
-    uint64_t checkpoints, abandoned, crashes;
+    uint64_t checkpoints, abandoned, crashes, spilled, evicted;
 };
 
 static void content(enum space space, uint32_t number, uint32_t version, uint64_t *words)
@@ -138,6 +139,34 @@ static void change_some(struct world *world)
         change(world, space,
                neighbour ? near : (uint32_t)rng_below(&world->rng, world->now.count[space]));
         near = (near + 1) % count;
+    }
+}
+
+/* Changed pages go to the file while no checkpoint runs, or cannot; and clean ones out of memory.
+ */
+static void spill_some(struct world *world)
+{
+    struct pages *pages = &world->file.pages;
+    enum space space = (enum space)rng_below(&world->rng, SPACE_COUNT);
+    struct os_sim_fault fault = {.kinds = OS_SIM_WRITE, .nth = 1, .error = -EIO};
+    uint32_t count = world->now.count[space];
+    uint32_t first = count ? (uint32_t)rng_below(&world->rng, count) : 0;
+    for (uint32_t i = 0; i < count && i < 300; i++) {
+        uint32_t number = (first + i) % count;
+        struct page *page = pages_find(pages, space, number);
+        if (pages_can_spill(pages) && pages_is_changed(pages, page)) {
+            bool fails = world->now.version[space][number] && rng_percent(&world->rng, 5);
+            if (fails)
+                os_sim_fail(world->sim, &fault);
+            assert_error(pages_spill(pages, space, number), fails ? FKV_IO : FKV_OK);
+            os_sim_fail(world->sim, NULL);
+            assert_int_equal(pages_is_changed(pages, page), fails);
+            world->spilled += !fails;
+        }
+        if (page->frame && pages_is_clean(pages, page) && rng_percent(&world->rng, 30)) {
+            frame_free(pages, pages_evict(pages, space, number));
+            world->evicted++;
+        }
     }
 }
 
@@ -263,7 +292,7 @@ static void test_model(void **state)
     (void)state;
     uint64_t blocks = memory_test_blocks();
     struct world *world = malloc(sizeof *world);
-    uint64_t checkpoints = 0, abandoned = 0, crashes = 0;
+    uint64_t checkpoints = 0, abandoned = 0, crashes = 0, spilled = 0, evicted = 0;
     for (struct rounds r = rounds_begin(6); rounds_next(&r);) {
         make_world(world, r.seed);
         uint64_t steps = rng_between(&world->rng, 1000, 5000);
@@ -281,6 +310,8 @@ static void test_model(void **state)
                 extend(world);
             else if (what < 30 + calm * 10)
                 change_some(world);
+            else if (what < 30 + calm * 12)
+                spill_some(world);
             else
                 advance(world);
         }
@@ -288,10 +319,15 @@ static void test_model(void **state)
         checkpoints += world->checkpoints;
         abandoned += world->abandoned;
         crashes += world->crashes;
+        spilled += world->spilled;
+        evicted += world->evicted;
         drop_world(world);
     }
     free(world);
+    print_message("%" PRIu64 " checkpoints, %" PRIu64 " pages spilled, %" PRIu64 " evicted\n",
+                  checkpoints, spilled, evicted);
     assert_true(checkpoints > 20 && abandoned > 5 && crashes > 5);
+    assert_true(spilled > 100 && evicted > 1000);
     assert_int_equal(memory_test_blocks(), blocks);
 }
 

@@ -42,6 +42,10 @@ static void run_log(void)
 {
     enumerate(&workload_log, the_seed(), 1, 4);
 }
+static void run_limited(void)
+{
+    enumerate(&workload_limited, the_seed(), 1, 4);
+}
 static void run_short(void)
 {
     for (uint64_t i = 0; i < 16; i++)
@@ -94,6 +98,8 @@ static const struct plant plants[] = {
     PLANT(CLOSE_EARLY, run_log),
     PLANT(REUSE_SECTOR_EARLY, run_collection),
     PLANT(REUSE_PAGE_EARLY, run_small),
+    PLANT(SPILL_OVER_OLD, run_limited),
+    PLANT(SPILL_BESIDE, run_limited),
     PLANT(NO_GRACE, run_collection_alone),
     PLANT(NO_COPY, run_log),
     PLANT(NO_RESTART, run_short),
