@@ -167,10 +167,7 @@ static enum fkv_error header_create(struct fkv *db)
         return error;
     struct format_header header = db->header;
     db->header_copy = 1; /* so that the first one is written first: see is_unfinished */
-    if ((error = checkpoint_write_header(db, &header)))
-        return error;
-    int status = PLANTED(SKIP_DIRECTORY_SYNC) ? 0 : db->os->ops->sync_directory(db->os, db->path);
-    return status ? error_os(status, "sync the directory of", db->path) : FKV_OK;
+    return checkpoint_write_header(db, &header);
 }
 
 /* ---------------------------------------------------------------- keys to the parts */
@@ -624,6 +621,16 @@ static enum fkv_error log_make_durable(struct fkv *db)
     return status ? error_os(status, "sync the directory of", db->log_path) : FKV_OK;
 }
 
+/* Not before the store's name is durable, whoever has made the store: a log without it would look
+ * like one whose store is gone. */
+static enum fkv_error make_log(struct fkv *db)
+{
+    int status = PLANTED(SKIP_DIRECTORY_SYNC) ? 0 : db->os->ops->sync_directory(db->os, db->path);
+    if (status)
+        return error_os(status, "sync the directory of", db->path);
+    return log_create(&db->log, db->header.store_id);
+}
+
 static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
 {
     log_make(&db->log, db->os->ops, db->log_path, log_bytes_max, db->file, db->path);
@@ -650,8 +657,7 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
         return error;
     if (unfinished && db->read_only)
         return FKV_OK;
-    error = unfinished ? log_create(&db->log, db->header.store_id)
-                       : log_open(&db->log, db->header.store_id);
+    error = unfinished ? make_log(db) : log_open(&db->log, db->header.store_id);
     if (error || !may_be_missing || db->read_only)
         return error;
     if (!unfinished && (error = log_write_header(&db->log, db->header.store_id)))

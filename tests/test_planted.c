@@ -28,7 +28,8 @@ static void run_collection(void)
 /* For what shows without a crash. */
 static void run_collection_alone(void)
 {
-    enumerate(&workload_collection, the_seed(), 40, 1);
+    for (uint64_t i = 0; i < 10; i++)
+        enumerate(&workload_collection, the_seed() + i, 40, 1);
 }
 static void run_large(void)
 {
@@ -44,7 +45,8 @@ static void run_log(void)
 }
 static void run_limited(void)
 {
-    enumerate(&workload_limited, the_seed(), 1, 4);
+    for (uint64_t i = 0; i < 40; i++)
+        enumerate(&workload_limited, the_seed() + i, 5, 2);
 }
 static void run_short(void)
 {
