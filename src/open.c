@@ -232,6 +232,8 @@ static void retire_frame(void *context, uint32_t frame)
 static enum fkv_error take_sector(void *context, uint32_t *sector)
 {
     struct fkv *db = context;
+    if (db->replay_last && !PLANTED(SPILL_ANYWHERE))
+        return sectors_take_after(&db->sectors, db->replay_last, sector);
     return sectors_take(&db->sectors, sector);
 }
 
@@ -532,6 +534,32 @@ static enum fkv_error replay_frame(struct fkv *db, const struct log_frame *frame
     return FKV_OK;
 }
 
+/* Where an index that is larger than its memory is spilled during a replay it must not take a
+ * sector that the log will name. */
+static enum fkv_error find_last_sector(struct fkv *db)
+{
+    struct log *log = &db->log;
+    struct log_position before = log->head;
+    uint64_t live = log->live_bytes;
+    struct log_frame frame;
+    enum fkv_error error;
+    bool found;
+    db->replay_last = 1;
+    while (!(error = log_next(log, &frame, &found)) && found) {
+        struct format_operation operation;
+        const uint8_t *payload, *at = frame.operations;
+        if (frame.header.flags & FRAME_RESTART)
+            continue;
+        while (next_operation(&frame, &at, &operation, &payload))
+            if (operation.kind == OPERATION_OPEN || operation.kind == OPERATION_LARGE)
+                db->replay_last =
+                    (uint32_t)max_u64(db->replay_last, operation.address / SECTOR_CELLS);
+    }
+    log->head = before;
+    log->live_bytes = live;
+    return error;
+}
+
 /* Redo what the log has since the checkpoint. */
 static enum fkv_error replay(struct fkv *db)
 {
@@ -539,10 +567,13 @@ static enum fkv_error replay(struct fkv *db)
     log->head = (struct log_position){db->header.log_offset, db->header.log_chain};
     log->start = log->head.offset;
     atomic_store(&log->durable_commit, db->commit);
+    bool spills = db->index.frames_max && !db->read_only;
+    enum fkv_error error = spills ? find_last_sector(db) : FKV_OK;
+    if (error)
+        return error;
     uint8_t *scratch = memory_buffer(SECTOR_BYTES);
     if (!scratch)
         return FKV_NO_MEMORY;
-    enum fkv_error error = FKV_OK;
     struct ahead ahead;
     uint32_t operations = 0;
     ahead_load_index(db);
@@ -572,6 +603,8 @@ static enum fkv_error replay(struct fkv *db)
             log->stale = true;
             break;
         }
+        if (spills)
+            index_spill(&db->index, SPILLS_A_COMMIT + operations * 4);
         index_trim(&db->index);
         reclaim_poll(&db->reclaim, false);
         if (commit) { /* what was owed before it was paid before it */
@@ -581,6 +614,7 @@ static enum fkv_error replay(struct fkv *db)
         }
     }
     memory_free(scratch);
+    db->replay_last = 0;
     if (!error)
         error = log_check_end(log, db->commit);
     atomic_store(&log->written_commit, db->commit);

@@ -243,10 +243,11 @@ static inline bool pages_can_spill(const struct pages *pages)
 }
 /* One page. It is clean then; if that fails it is as changed as before. */
 enum fkv_error pages_spill(struct pages *pages, enum space space, uint32_t number);
-/* Has it changed since it was written, and is it here to be spilled? */
+/* Has it changed since it was written, and is it here to be spilled? (No reader brings a changed
+ * page in: so its frame may be looked at without load_lock.) */
 static inline bool pages_is_changed(const struct pages *pages, const struct page *page)
 {
-    return page->frame && page->epoch == pages->epoch;
+    return page->epoch == pages->epoch && page->frame;
 }
 
 /* Make sure that the next `count` frames the writer takes can be had; 0 ends the guarantee. */

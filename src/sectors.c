@@ -397,6 +397,16 @@ enum fkv_error sectors_take(struct sectors *sectors, uint32_t *sector)
     return FKV_OK;
 }
 
+enum fkv_error sectors_take_after(struct sectors *sectors, uint32_t last, uint32_t *sector)
+{
+    uint32_t s = last + 1;
+    while (s < sectors->count && !bit_get(&sectors->free_backed, s) &&
+           !bit_get(&sectors->free_holes, s))
+        s++;
+    *sector = s;
+    return sectors_take_at(sectors, s);
+}
+
 enum fkv_error sectors_take_at(struct sectors *sectors, uint32_t sector)
 {
     enum fkv_error error;

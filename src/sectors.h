@@ -147,6 +147,8 @@ enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t 
 
 /* A free sector. Grows the file if there is none. */
 enum fkv_error sectors_take(struct sectors *sectors, uint32_t *sector);
+/* The same, in recovery: one with a higher number than any that the log names. */
+enum fkv_error sectors_take_after(struct sectors *sectors, uint32_t last, uint32_t *sector);
 /* This very sector, in recovery. */
 enum fkv_error sectors_take_at(struct sectors *sectors, uint32_t sector);
 /* Back to the free ones, without quarantine: it never held anything that a tree refers to, or a

@@ -186,6 +186,7 @@ struct fkv {
     uint64_t died_cells; /* by overwrites and deletes, since open */
     struct collector collector;
     struct checkpoint checkpoint;
+    uint32_t replay_last; /* the last sector that the log names, during a replay; 0: none is on */
     struct compaction compaction; /* in the background */
     struct format_header header;  /* the last one written */
     uint32_t header_copy;         /* where it is whole: 0 or 1 */

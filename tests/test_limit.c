@@ -271,8 +271,40 @@ static void test_writing_at_full_speed(void **state)
     must(fkv_close(db));
 }
 
-/* Where the log is long no checkpoint is needed for the limit's sake: changed pages are spilled.
- * And the store that a killed process leaves has them in no tree. */
+static void copy_file(const char *from, const char *to)
+{
+    static uint8_t bytes[1 << 20];
+    size_t got;
+    FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
+    assert_true(in && out);
+    while ((got = fread(bytes, 1, sizeof bytes, in)) > 0)
+        assert_int_equal(fwrite(bytes, 1, got, out), got);
+    fclose(in);
+    assert_int_equal(fclose(out), 0);
+}
+
+/* What a process that is killed now leaves opens, and that keeps to the limit too. */
+static void recover_copy(const char *path, const fkv_options *options, uint64_t keys)
+{
+    char from[PATH_MAX + 16], to[PATH_MAX + 16];
+    fkv *db;
+    for (int i = 0; i < 2; i++) {
+        snprintf(from, sizeof from, "%s%s", path, i ? "-wal" : "");
+        snprintf(to, sizeof to, "%s-copy%s", path, i ? "-wal" : "");
+        copy_file(from, to);
+    }
+    snprintf(to, sizeof to, "%s-copy", path);
+    must(fkv_open(to, options, &db));
+    print_message("recovered: %" PRIu64 " KiB of pages, %u changed\n", pages_bytes(db) / KIB,
+                  db->pages.space[SPACE_INDEX].dirty_count);
+    assert_int_equal(stats_of(db).keys, keys);
+    assert_true(pages_bytes(db) < options->index_memory_max * 3 / 2);
+    must(fkv_check(db, NULL, NULL, 0));
+    must(fkv_close(db));
+    must(fkv_check_file(to, NULL, NULL, 0));
+}
+
+/* Where the log is long no checkpoint is needed for the limit's sake: changed pages are spilled. */
 static void test_spilling(void **state)
 {
     enum { MANY = 200000, ROOM = 512 << 10 };
@@ -300,6 +332,7 @@ static void test_spilling(void **state)
     assert_true(stats.checkpoints <= 1);
     assert_true(stats.bytes_written_pages > 100 * ROOM);
     must(fkv_check(db, NULL, NULL, 0));
+    recover_copy(place->path, &options, MANY);
     for (uint64_t i = MANY; i < 2 * MANY; i++) {
         uint64_t key = checksum_mix(i % MANY), value = 0;
         must(fkv_get(db, &key, sizeof key, &value, sizeof value, NULL));

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "os_sim.h"
+#include "planted.h"
 
 enum { PAGES_MAX = 9000 }; /* enough for three levels of nodes above 4,096 and 8,192 pages */
 
@@ -362,6 +363,51 @@ static enum fkv_error reopen(struct world *world)
     return error;
 }
 
+/* Pages are changed beside a checkpoint, and spilled if they may be: what it holds is what was
+ * there at its beginning. */
+static bool checkpoint_holds_its_moment(void)
+{
+    struct world *world = malloc(sizeof *world);
+    struct pages *pages = &world->file.pages;
+    bool done = false;
+    make_pages(world, 5);
+    for (int i = 0; i < 200; i++)
+        change_some(world);
+    pages_checkpoint_begin(pages);
+    world->begun = world->now;
+    while (!done) {
+        assert_ok(pages_capture(pages, 8, &done));
+        assert_ok(pages_write_staged(pages));
+        change_some(world);
+        spill_some(world);
+    }
+    pages_roots(pages, world->roots);
+    pages_checkpoint_done(pages);
+    world->now = world->begun;
+    bool good = reopen(world) == FKV_OK;
+    for (int s = 0; good && s < SPACE_COUNT; s++)
+        for (uint32_t n = 0; good && n < world->now.count[s]; n++) {
+            uint64_t expected[PAGE_BYTES / 8];
+            uint32_t frame;
+            content(s, n, world->now.version[s][n], expected);
+            good = pages_load(pages, s, n, &frame) == FKV_OK &&
+                   memcmp(frame_bytes(pages, frame), expected, PAGE_BYTES) == 0;
+        }
+    drop_world(world);
+    free(world);
+    return good;
+}
+
+static void test_spilling_beside(void **state)
+{
+    (void)state;
+    assert_true(checkpoint_holds_its_moment());
+    planted_bug = PLANTED_SPILL_BESIDE;
+    bool good = checkpoint_holds_its_moment();
+    planted_bug = PLANTED_NOTHING;
+    assert_false(good);
+}
+
 /* All places that hold something. */
 static uint32_t list_places(const struct world *world, uint64_t *places)
 {
@@ -572,9 +618,13 @@ static void test_memory_fails(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_damage_is_found),     cmocka_unit_test(test_many_are_loaded),
-        cmocka_unit_test(test_old_pages_are_found), cmocka_unit_test(test_impossible_roots),
-        cmocka_unit_test(test_memory_fails),        cmocka_unit_test(test_model),
+        cmocka_unit_test(test_damage_is_found),
+        cmocka_unit_test(test_many_are_loaded),
+        cmocka_unit_test(test_old_pages_are_found),
+        cmocka_unit_test(test_impossible_roots),
+        cmocka_unit_test(test_memory_fails),
+        cmocka_unit_test(test_spilling_beside),
+        cmocka_unit_test(test_model),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }

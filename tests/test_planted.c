@@ -45,8 +45,8 @@ static void run_log(void)
 }
 static void run_limited(void)
 {
-    for (uint64_t i = 0; i < 40; i++)
-        enumerate(&workload_limited, the_seed() + i, 5, 2);
+    for (uint64_t i = 0; i < 20; i++)
+        enumerate(&workload_limited, the_seed() + i, 3, 2);
 }
 static void run_short(void)
 {
@@ -101,7 +101,7 @@ static const struct plant plants[] = {
     PLANT(REUSE_SECTOR_EARLY, run_collection),
     PLANT(REUSE_PAGE_EARLY, run_small),
     PLANT(SPILL_OVER_OLD, run_limited),
-    PLANT(SPILL_BESIDE, run_limited),
+    PLANT(SPILL_ANYWHERE, run_limited),
     PLANT(NO_GRACE, run_collection_alone),
     PLANT(NO_COPY, run_log),
     PLANT(NO_RESTART, run_short),
