@@ -150,20 +150,20 @@ typedef struct fkv_options {
      * least 1 MiB; default 256 MiB. A store that is written little has a small log. With a hundred
      * million keys and more, written in random order, each checkpoint writes most of the index:
      * docs/scaling.md says what a larger log saves. Who writes faster than a checkpoint can follow
-     * is slowed down: commits sleep for 0.02 to 4 ms each while the log is short of room.
+     * is slowed down while the log is short of room: some commits, at last each, sleep for up to
+     * 4 ms.
      */
     uint64_t log_bytes_max;
 
     /*
      * The most memory, in bytes, for the pages of the index (20 bytes a key, nearly all that the
      * library needs): at least 32 KiB; default 0, all of it stays in memory once it was used. With
-     * less than it needs, pages that were not changed since the last checkpoint leave memory, and
-     * come back by a read of 4 KiB each: a get then reads the device once for its record and, for
-     * as great a share of keys as the index exceeds its memory, once more; so does a put.
-     * Checkpoints are written as soon as half of the limit is changed. The limit is exceeded for a
-     * while: by the pages that one large commit changes, by those that change while a checkpoint is
-     * written (up to as many again: then commits sleep), by those that leave until no reader can
-     * see them (at most 8 MiB or a quarter of the limit, whichever is more), and while fkv_check
+     * less than it needs, pages leave memory, and come back by a read of 4 KiB each: a get then
+     * reads the device once for its record and, for as great a share of keys as the index exceeds
+     * its memory, once more; so does a put. Changed pages are written to the file before they
+     * leave, once they are half of the limit. The limit is exceeded for a while: by the pages that
+     * one large commit changes, by those that change while a checkpoint is written (up to as many
+     * again: then commits sleep), by those that leave until no reader can see them (at most 8 MiB or a quarter of the limit, whichever is more), and while fkv_check
      * runs or a read section stays open, until something else is read or written. What leads to
      * pages takes another 2 bytes in a hundred, always.
      */

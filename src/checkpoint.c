@@ -302,11 +302,10 @@ static bool is_time(const struct fkv *db)
  * Who outruns a checkpoint finds the log full and waits for all the rest of it, 0.1 s and more, or
  * has more and more pages of the index in memory, changed and not written, whatever its limit is;
  * who outruns the flusher has no buffer for a sector, or no space for it in the file, and waits for
- * it at each one. So commits slow
- * down before: once half of the room is used they pay for what they write to the log with time, and
- * four times as much with each further halving; who finds enough of it owed sleeps for it. The
- * first price lets the log be filled at 500 MB/s, the second at 125, and so on: commits go on, and
- * use most of the room while the disk does what it can.
+ * it at each one. So commits slow down before: once half of the room is used they pay for what they
+ * write to the log with time, and four times as much with each further halving; who finds enough of
+ * it owed sleeps for it. The first price lets the log be filled at 500 MB/s, the second at 125, and
+ * so on: commits go on, and use most of the room while the disk does what it can.
  */
 enum {
     PRICE_LOG = 2,          /* ns a byte */

@@ -216,8 +216,8 @@ enum fkv_error sectors_map_at(struct sectors *sectors, const struct undo_layer *
 /*
  * Give space back: free sectors at the end of the file, and holes for others (if `pairs`, whole
  * pairs, which keeps huge pages whole), but for `keep` that stay ready. The writer lock, which must
- * be held, is released during the work of the file system. Its errors are ignored: it is a
- * courtesy.
+ * be held, is released at the beginning and during the work of the file system. Its errors are
+ * ignored: it is a courtesy.
  */
 void sectors_trim(struct sectors *sectors, uint32_t keep, bool pairs, pthread_mutex_t *writer);
 
