@@ -232,8 +232,8 @@ static void retire_frame(void *context, uint32_t frame)
 static enum fkv_error take_sector(void *context, uint32_t *sector)
 {
     struct fkv *db = context;
-    if (db->replay_last && !PLANTED(SPILL_ANYWHERE))
-        return sectors_take_after(&db->sectors, db->replay_last, sector);
+    if (db->replay_last)
+        return sectors_take_after(&db->sectors, db->replay_last - PLANTED(SPILL_IN_LOG), sector);
     return sectors_take(&db->sectors, sector);
 }
 

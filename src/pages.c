@@ -835,7 +835,7 @@ uint32_t pages_last_sector(const struct pages *pages)
 
 void pages_checkpoint_done(struct pages *pages)
 {
-    pages->capturing = false;
+    pages->capturing = pages->fresh_sectors = false;
     pages->durable_epoch = pages->epoch;
     pages->spilled_nodes = 0;
     for (uint32_t i = pages->sector_count; i-- > 0;) {
@@ -873,7 +873,7 @@ void pages_checkpoint_abandon(struct pages *pages)
 {
     assert(!pages->staged);
     forget_unwritten(pages);
-    pages->capturing = false;
+    pages->capturing = pages->fresh_sectors = false;
     pages->pending_pages = 0;
     for (int s = 0; s < SPACE_COUNT; s++) {
         struct page_space *space = &pages->space[s];

@@ -25,7 +25,7 @@ enum planted {
     PLANTED_REUSE_PAGE_EARLY,   /* and a replaced page */
     PLANTED_SPILL_OVER_OLD,     /* a page is spilled to where the last checkpoint has it */
     PLANTED_SPILL_BESIDE,       /* pages are spilled beside a checkpoint */
-    PLANTED_SPILL_ANYWHERE,     /* in a replay pages are spilled where the log wants to go */
+    PLANTED_SPILL_IN_LOG,       /* in a replay pages are spilled where the log wants to go */
     PLANTED_NO_GRACE,           /* what readers may still see is used again */
     PLANTED_NO_COPY,            /* a page is changed under the checkpoint that has to hold it */
     /* The log */
