@@ -126,15 +126,6 @@ static void check_places(struct check *check)
 
 /* ---------------------------------------------------------------- pages in memory */
 
-static bool is_zero(const void *bytes)
-{
-    const uint64_t *words = bytes;
-    for (size_t i = 0; i < PAGE_BYTES / 8; i++)
-        if (words[i])
-            return false;
-    return true;
-}
-
 /* A page that was not changed since it was written is what was written. */
 static void check_clean(struct check *check, enum space space, uint32_t number,
                         const struct page *page)
@@ -143,7 +134,7 @@ static void check_clean(struct check *check, enum space space, uint32_t number,
         return;
     const void *bytes = frame_bytes(&check->db->pages, page->frame);
     bool same = page->location ? page_checksum(bytes, page_seed(space, 0, number)) == page->checksum
-                               : is_zero(bytes);
+                               : page_is_zero(bytes);
     if (!same)
         wrong(check, FKV_PART_MEMORY, "the %s page %u was changed and is not marked for it",
               image_space_name(space), number);

@@ -5,21 +5,13 @@
 
 /* ---------------------------------------------------------------- pages */
 
-static bool is_zeros(const uint8_t *bytes)
-{
-    for (size_t i = 0; i < PAGE_BYTES; i += sizeof(uint64_t))
-        if (load_u64(bytes + i))
-            return false;
-    return true;
-}
-
 /* Put a page, or a node, into the file; pages of zeros are not stored. */
 static enum fkv_error write_page(struct compose *compose, const void *bytes, uint64_t seed,
                                  struct format_reference *reference)
 {
     enum fkv_error error;
     *reference = (struct format_reference){0};
-    if (is_zeros(bytes))
+    if (page_is_zero(bytes))
         return FKV_OK;
     if (!compose->pages) {
         if ((error = compose_sector(compose, &compose->pages)))

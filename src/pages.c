@@ -499,15 +499,6 @@ static void location_retire(struct pages *pages, uint64_t location)
 
 /* ---------------------------------------------------------------- spilling */
 
-static bool is_zero(const void *bytes)
-{
-    const uint64_t *words = bytes;
-    for (size_t i = 0; i < PAGE_BYTES / 8; i++)
-        if (words[i])
-            return false;
-    return true;
-}
-
 static uint64_t *spilled_word(struct pages *pages, uint64_t location)
 {
     uint32_t at = *sector_slot(pages, (uint32_t)(location / SECTOR_PAGES));
@@ -565,7 +556,7 @@ enum fkv_error pages_spill(struct pages *pages, enum space which, uint32_t numbe
     const void *bytes = frame_bytes(pages, page->frame);
     uint64_t place = page->location, checksum = 0;
     bool again = is_spilled(pages, place);
-    if (is_zero(bytes)) { /* not stored: see stage() */
+    if (page_is_zero(bytes)) { /* not stored: see stage() */
         place = 0;
         again = false;
     } else {
@@ -644,7 +635,7 @@ static enum fkv_error stage(struct pages *pages, const void *bytes, uint64_t see
                             uint64_t *location, uint64_t *checksum)
 {
     uint64_t place = 0;
-    if (bytes && !is_zero(bytes)) {
+    if (bytes && !page_is_zero(bytes)) {
         enum fkv_error error = location_new(pages, &place);
         if (error)
             return error;
