@@ -622,7 +622,7 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
         collect_with_room(db);
     if (__builtin_expect(db->compaction.stage, 0))
         compaction_poll(db, COMPACTION_STEPS_INSIDE);
-    index_spill(&db->index, SPILLS_A_COMMIT + (uint32_t)min_u64(count, UINT32_MAX / 8) * 4);
+    index_spill(&db->index, count);
     index_trim(&db->index);
     reclaim_poll(&db->reclaim, false);
     checkpoint_poll(db);

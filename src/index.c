@@ -950,14 +950,15 @@ static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most)
     return count;
 }
 
-void index_spill(struct index *index, uint32_t most)
+void index_spill(struct index *index, uint64_t operations)
 {
-    enum { BATCH = 32 };
+    enum { BATCH = 32, LEAST = 64, AN_OPERATION = 4 };
     struct pages *pages = index->pages;
     uint32_t dirty = pages->space[SPACE_INDEX].dirty_count;
     if (!index->frames_max || dirty <= index->frames_max / 2 || !pages_can_spill(pages))
         return;
-    most = (uint32_t)min_u64(most, (uint64_t)dirty - index->frames_max / 2 + BATCH);
+    uint32_t most = (uint32_t)min_u64(LEAST + AN_OPERATION * operations,
+                                      (uint64_t)dirty - index->frames_max / 2 + BATCH);
     uint32_t done = 0;
     for (uint32_t v = 0; v < 4 * most && v < index->segment_count && done < most; v++) {
         if (++index->spill_hand >= index->segment_count)

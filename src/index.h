@@ -182,11 +182,10 @@ void index_limit(struct index *index, uint64_t bytes_max);
 /* Take clean pages out of memory if there are too many. A bounded amount of work, for the writer
  * while nothing is prepared. */
 void index_trim(struct index *index);
-/* What a commit may spill, and four more for each of its operations. */
-enum { SPILLS_A_COMMIT = 64 };
-/* Write changed pages to the file, up to `most`, if so many are changed that there is no room for
- * others: they are clean then. For the writer, where index_trim is, before it. */
-void index_spill(struct index *index, uint32_t most);
+/* Write changed pages to the file, some and a few for each of so many operations, if so many are
+ * changed that there is no room for others: they are clean then. For the writer, where index_trim
+ * is, before it. */
+void index_spill(struct index *index, uint64_t operations);
 /* A checkpoint is over: pages that it has written can be taken out. */
 void index_trim_again(struct index *index);
 /* Frames that are left before there are twice as many as the limit. */

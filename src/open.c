@@ -604,7 +604,7 @@ static enum fkv_error replay(struct fkv *db)
             break;
         }
         if (spills)
-            index_spill(&db->index, SPILLS_A_COMMIT + operations * 4);
+            index_spill(&db->index, operations);
         index_trim(&db->index);
         reclaim_poll(&db->reclaim, false);
         if (commit) { /* what was owed before it was paid before it */
