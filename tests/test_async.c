@@ -1,7 +1,7 @@
 /*
  * test_async.c: asynchronous gets: over the system's files, where io_uring reads them, through the
  * page cache and past it, and over the simulated disk, which has no queue, so that they are read
- * while the caller waits.
+ * while the caller waits; and over a queue that breaks.
  */
 #define _GNU_SOURCE
 #include "support.h"
@@ -19,6 +19,7 @@ enum { KEYS = 4000, DEPTH = 32, ROOM = 300000 };
 
 struct world {
     struct os_sim *sim; /* NULL: the system's files */
+    struct os *os;
     struct fkv *db;
     unsigned flags;
     uint32_t version[KEYS]; /* 0: no key */
@@ -49,9 +50,8 @@ static void world_open(struct world *world)
     fkv_options options;
     fkv_options_init(&options);
     options.flags = world->flags | FKV_NO_THREAD;
-    struct os *os = world->sim ? os_sim_os(world->sim) : os_posix();
     const char *path = world->sim ? "store" : support_path("async.fkv");
-    assert_ok(store_open(os, path, &options, &world->db));
+    assert_ok(store_open(world->os, path, &options, &world->db));
 }
 
 /* All keys but every fifth, in the file. */
@@ -60,6 +60,7 @@ static struct world *world_new_with(bool simulated, unsigned flags)
     struct world *world = test_calloc(1, sizeof *world);
     world->flags = flags;
     world->sim = simulated ? os_sim_new(NULL) : NULL;
+    world->os = simulated ? os_sim_os(world->sim) : os_posix();
     world->buffers = test_malloc((size_t)DEPTH * ROOM);
     world->value = test_malloc(ROOM);
     world_open(world);
@@ -332,12 +333,108 @@ static void test_media_error(void **state)
     world_end(world);
 }
 
+/* The system's files with a queue that breaks after so many reads were taken from it. */
+static int reads_until_broken, reads_under_way;
+
+static int breaking_read(struct os_queue *queue, struct os_file *file, void *buffer, size_t bytes,
+                         uint64_t offset, void *tag)
+{
+    int status = os_posix()->ops->queue_read(queue, file, buffer, bytes, offset, tag);
+    reads_under_way += status == 0;
+    return status;
+}
+
+static int breaking_reap(struct os_queue *queue, bool wait, void **tag)
+{
+    *tag = NULL;
+    if (reads_until_broken <= 0)
+        return -EIO;
+    int result = os_posix()->ops->queue_reap(queue, wait, tag);
+    reads_until_broken -= *tag != NULL;
+    reads_under_way -= *tag != NULL;
+    return result;
+}
+
+/* The system, which does not know that the queue is broken, may still be reading into memory. */
+static void breaking_close(struct os_queue *queue)
+{
+    for (void *tag; reads_under_way; reads_under_way -= tag != NULL)
+        (void)os_posix()->ops->queue_reap(queue, true, &tag);
+    os_posix()->ops->queue_close(queue);
+}
+
+/* fkv_get_many reads what the queue did not, one by one; whoever has a queue of his own is told. */
+static void broken_queue(struct world *world, int after)
+{
+    fkv_read reads[3 * DEPTH] = {0};
+    uint32_t keys[3 * DEPTH];
+    for (uint32_t i = 0; i < 3 * DEPTH; i++) {
+        keys[i] = i + 2;
+        reads[i] = (fkv_read){.key = &keys[i], .key_bytes = sizeof keys[i]};
+        reads[i].buffer = world->buffers + (size_t)i * (ROOM / 3);
+        reads[i].buffer_bytes = ROOM / 3;
+    }
+    reads_until_broken = after;
+    assert_ok(fkv_get_many(world->db, reads, 3 * DEPTH));
+    for (uint32_t i = 0; i < 3 * DEPTH; i++) {
+        assert_error(reads[i].error, keys[i] % 5 ? FKV_OK : FKV_NOT_FOUND);
+        if (reads[i].error)
+            continue;
+        assert_int_equal(reads[i].value_bytes, make_value(world->value, keys[i], 1));
+        assert_memory_equal(reads[i].buffer, world->value, reads[i].value_bytes);
+    }
+
+    fkv_async *async;
+    fkv_completion done[DEPTH];
+    size_t count;
+    enum fkv_error error = FKV_OK;
+    reads_until_broken = after;
+    assert_ok(fkv_async_open(world->db, DEPTH, &async));
+    for (int over = 0; !error && over <= 2 * after; over += (int)count) {
+        for (uint32_t i = 0; i < DEPTH; i++) /* FKV_BUSY: that many are open */
+            (void)fkv_async_get(async, &keys[i], sizeof keys[i], reads[i].buffer, ROOM / 3, NULL);
+        count = 0;
+        error = fkv_async_wait(async, 1, done, DEPTH, &count);
+        assert_true(error || count);
+    }
+    assert_error(error, FKV_IO);
+    assert_non_null(strstr(fkv_error_detail(world->db), "wait for reads"));
+    fkv_async_close(async);
+}
+
+static void test_broken_queue(void **state)
+{
+    (void)state;
+    static struct os_ops ops;
+    ops = *os_posix()->ops;
+    ops.queue_read = breaking_read;
+    ops.queue_reap = breaking_reap;
+    ops.queue_close = breaking_close;
+    struct os os = {&ops};
+    struct world *world = world_new(false);
+    struct os_queue *queue = NULL;
+    assert_ok(store_close(world->db));
+    world->os = &os;
+    world_open(world);
+    if (ops.queue_open(&os, DEPTH, -1, &queue)) {
+        print_message("skipped: the system has no queue\n");
+    } else {
+        os_posix()->ops->queue_close(queue);
+        fetch_test_way = FETCH_CACHED;
+        for (int after = 0; after < 3 * DEPTH; after += 7)
+            broken_queue(world, after);
+        fetch_test_way = FETCH_NOW;
+    }
+    world_end(world);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_system),      cmocka_unit_test(test_simulated),
-        cmocka_unit_test(test_limits),      cmocka_unit_test(test_close),
-        cmocka_unit_test(test_media_error), cmocka_unit_test(test_way),
+        cmocka_unit_test(test_system),       cmocka_unit_test(test_simulated),
+        cmocka_unit_test(test_limits),       cmocka_unit_test(test_close),
+        cmocka_unit_test(test_media_error),  cmocka_unit_test(test_way),
+        cmocka_unit_test(test_broken_queue),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
