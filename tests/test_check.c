@@ -1476,6 +1476,67 @@ static void test_repair_with_a_damaged_log(void **state)
     world_drop(world);
 }
 
+enum { RECORD_AT = 20 }; /* in the middle of the smallest */
+
+static void damage_record(struct world *world, uint64_t address)
+{
+    os_sim_flip_bit(world->sim, PATH, (cell_offset(address) + RECORD_AT) * 8);
+}
+
+/* Has the record come to the file? What is still in a buffer goes with the process. */
+static bool is_in_file(struct world *world, uint64_t copy, uint64_t original)
+{
+    uint8_t bytes[2][8];
+    uint64_t at[2] = {cell_offset(copy) + RECORD_AT, cell_offset(original) + RECORD_AT};
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(os_sim_peek(world->sim, PATH, at[i], bytes[i], sizeof bytes[i]), 0);
+    return memcmp(bytes[0], bytes[1], sizeof bytes[0]) == 0;
+}
+
+/* A record that the collector has moved since the last checkpoint is in two places, either of which
+ * does. */
+static void test_repair_of_moved_records(void **state)
+{
+    (void)state;
+    static uint64_t before[3000], now[3000];
+    uint32_t moved[3000], count = 0;
+    struct world *world = damage_world(16, 0);
+    assert_ok(fkv_checkpoint(world->db));
+    uint64_t checkpoints = world->db->checkpoint.over;
+    for (uint32_t i = 0; i < 3000; i++)
+        before[i] = world->model[i].stamp ? entry_address(entry_of(world, i)) : 0;
+    for (uint32_t i = 0; i < 500; i++) /* not so many that a record is moved twice */
+        put(world, 3100 + i % 100, 600);
+    for (uint32_t i = 0; i < 3000; i++)
+        now[i] = before[i] ? entry_address(entry_of(world, i)) : 0;
+    assert_int_equal(world->db->checkpoint.over, checkpoints);
+    os_sim_kill(world->sim, 1);
+    store_close(world->db);
+    world->db = NULL;
+    os_sim_settle(world->sim);
+    for (uint32_t i = 0; i < 3000; i++)
+        if (now[i] != before[i] && is_in_file(world, now[i], before[i]))
+            moved[count++] = i;
+    assert_true(count > 100);
+    struct os_sim *whole = world->sim;
+    for (int round = 0; round < 24; round++) {
+        uint32_t number = moved[rng_below(&world->rng, count)];
+        bool was = round % 3 != 1, is = round % 3 != 0; /* which of them is damaged */
+        world->sim = os_sim_copy(whole);
+        if (was)
+            damage_record(world, before[number]);
+        if (is)
+            damage_record(world, now[number]);
+        struct outcome outcome = do_repair(world, was ? FKV_DAMAGED : FKV_OK);
+        assert_int_equal(outcome.missing, was && is);
+        assert_int_equal(outcome.old + outcome.back, 0);
+        assert_int_equal(outcome.result.damaged, was);
+        os_sim_free(world->sim);
+    }
+    world->sim = whole;
+    world_drop(world);
+}
+
 /* Several things go wrong anywhere. Nothing is made up, and what is lost is said. */
 static void test_repair_of_chance(void **state)
 {
@@ -1832,6 +1893,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_repair_without_pages),
         cmocka_unit_test(test_repair_without_headers),
         cmocka_unit_test(test_repair_with_a_damaged_log),
+        cmocka_unit_test(test_repair_of_moved_records),
         cmocka_unit_test(test_repair_of_chance),
         cmocka_unit_test(test_made_up_headers),
         cmocka_unit_test(test_no_memory),
