@@ -1,6 +1,6 @@
-#include "checksum.h"
 #include "clock.h"
 #include "fetch.h"
+#include "header.h"
 #include "planted.h"
 
 #include <time.h>
@@ -151,7 +151,7 @@ enum fkv_error checkpoint_write_header(struct fkv *db, struct format_header *hea
         uint8_t page[PAGE_BYTES] = {0};
         db->header_copy ^= 1;
         header->sequence++;
-        header->checksum = checksum64(header, offsetof(struct format_header, checksum));
+        header->checksum = header_checksum(header);
         memcpy(page, header, sizeof *header);
         int status = db->os->ops->write(db->file, page, sizeof page, db->header_copy * PAGE_BYTES);
         if (status)

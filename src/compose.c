@@ -1,6 +1,6 @@
 #include "compose.h"
 
-#include "checksum.h"
+#include "header.h"
 
 enum { CELLS_PER_PAGE = PAGE_BYTES / CELL_BYTES };
 
@@ -213,8 +213,7 @@ static enum fkv_error write_header(struct compose *compose)
     for (uint64_t copy = 0; !error && copy < 2; copy++) {
         uint8_t page[PAGE_BYTES] = {0};
         compose->header.sequence = copy + 1;
-        compose->header.checksum =
-            checksum64(&compose->header, offsetof(struct format_header, checksum));
+        compose->header.checksum = header_checksum(&compose->header);
         memcpy(page, &compose->header, sizeof compose->header);
         int status = compose->ops->write(compose->file, page, sizeof page, copy * PAGE_BYTES);
         if (status)

@@ -3,7 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "checksum.h"
+#include "header.h"
 #include "memory.h"
 #include "tree.h"
 
@@ -26,11 +26,10 @@ const char *image_space_name(enum space space)
 
 /* ---------------------------------------------------------------- opening */
 
-static bool header_is_whole(const struct format_header *header)
+static bool is_known(const struct format_header *header)
 {
-    return header->magic == FORMAT_MAGIC && header->version == FORMAT_VERSION &&
-           !(header->features & ~(uint32_t)FEATURE_DIGEST) &&
-           header->checksum == checksum64(header, offsetof(struct format_header, checksum));
+    return header_is_whole(header) && header->version == FORMAT_VERSION &&
+           !(header->features & ~(uint32_t)FEATURE_DIGEST);
 }
 
 enum fkv_error image_open(struct image *image, const struct os_ops *ops, struct os_file *file,
@@ -47,7 +46,7 @@ enum fkv_error image_open(struct image *image, const struct os_ops *ops, struct 
         uint8_t page[PAGE_BYTES];
         image_read(image, (uint64_t)i * PAGE_BYTES, sizeof page, page);
         memcpy(copy, page, sizeof *copy);
-        image->whole[i] = header_is_whole(copy);
+        image->whole[i] = is_known(copy);
         if (image->whole[i] && (!image->header || copy->sequence > image->header->sequence))
             image->header = copy;
     }

@@ -1,9 +1,9 @@
 #define _GNU_SOURCE
 #include "ahead.h"
 #include "async.h"
-#include "checksum.h"
 #include "fetch.h"
 #include "frame.h"
+#include "header.h"
 #include "planted.h"
 #include "thread.h"
 
@@ -23,12 +23,6 @@ enum fkv_error random_bytes(void *to, size_t bytes)
 }
 
 /* ---------------------------------------------------------------- headers */
-
-static bool header_is_whole(const struct format_header *header)
-{
-    return header->magic == FORMAT_MAGIC &&
-           header->checksum == checksum64(header, offsetof(struct format_header, checksum));
-}
 
 /* Which of the two copies counts; says what is wrong if neither does. */
 static enum fkv_error header_choose(struct fkv *db, const struct format_header copies[2])

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "checksum.h"
+#include "header.h"
 
 static void say(struct report *to, const fkv_problem *problem)
 {
@@ -76,7 +76,7 @@ static enum fkv_error adopt_salt(struct repair *repair)
         memcpy(header.salt, repair->header->salt, sizeof header.salt);
         if (digest)
             memcpy(header.store_id, repair->header->store_id, sizeof header.store_id);
-        header.checksum = checksum64(&header, offsetof(struct format_header, checksum));
+        header.checksum = header_checksum(&header);
         status = ops->write(file, &header, sizeof header, copy * PAGE_BYTES);
     }
     if (!status)
@@ -468,9 +468,8 @@ static enum fkv_error open_damaged(struct repair *repair)
 static bool is_of_another_format(const struct format_header *header)
 {
     return header->magic == FORMAT_MAGIC && header->version != FORMAT_VERSION &&
-           (header->version > FORMAT_VERSION
-                ? header->version < FORMAT_VERSION + 100
-                : header->checksum == checksum64(header, offsetof(struct format_header, checksum)));
+           (header->version > FORMAT_VERSION ? header->version < FORMAT_VERSION + 100
+                                             : header_is_whole(header));
 }
 
 static enum fkv_error find_identity(struct repair *repair)
