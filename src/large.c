@@ -170,17 +170,6 @@ enum fkv_error large_store(struct fkv *db, struct write *write, uint64_t id)
 
 /* ---------------------------------------------------------------- reading */
 
-static bool is_piece(const uint8_t *record, uint64_t id, uint32_t number, uint32_t bytes)
-{
-    struct format_record header = record_header(record);
-    struct format_piece_key key;
-    if (header.kind != RECORD_PIECE || header.key_bytes != sizeof key ||
-        header.value_bytes != bytes)
-        return false;
-    memcpy(&key, record_key(record), sizeof key);
-    return key.id == id && key.number == number;
-}
-
 static enum fkv_error bad_piece(const struct fkv *db, uint64_t id, uint32_t number)
 {
     return error_set(FKV_DAMAGED, "%s: piece %u of large value %llu is missing or damaged",
@@ -218,7 +207,7 @@ enum fkv_error large_fetch_sector(struct fkv *db, const uint8_t *head, uint32_t 
     if ((verify &&
          !record_verify(fetched->record, SECTOR_BYTES - sizeof(struct format_sector_header),
                         db->seed, record_place(*sequence, SECTOR_HEADER_CELLS))) ||
-        !is_piece(fetched->record, id, number, LARGE_SECTOR_PAYLOAD))
+        !record_is_piece(fetched->record, id, number, LARGE_SECTOR_PAYLOAD))
         return bad_piece(db, id, number);
     return FKV_OK;
 }
@@ -253,7 +242,7 @@ static enum fkv_error read_queue_piece(struct fkv *db, const struct undo_layer *
     if (error)
         return error;
     error = fetch_record(db, entry, NULL, 0, &fetched);
-    if (!error && is_piece(fetched.record, id, number, bytes)) {
+    if (!error && record_is_piece(fetched.record, id, number, bytes)) {
         memcpy(to, record_key(fetched.record) + sizeof(struct format_piece_key), bytes);
     } else if (!error) {
         *torn = true;

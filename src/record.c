@@ -52,3 +52,14 @@ uint32_t record_walk(const uint8_t *record, uint32_t cells_left)
                          : record_cells(record_bytes(header.key_bytes, header.value_bytes));
     return cells <= cells_left ? cells : 0;
 }
+
+bool record_is_piece(const uint8_t *record, uint64_t id, uint32_t number, uint32_t bytes)
+{
+    struct format_record header = record_header(record);
+    struct format_piece_key key;
+    if (header.kind != RECORD_PIECE || header.key_bytes != sizeof key ||
+        header.value_bytes != bytes)
+        return false;
+    memcpy(&key, record_key(record), sizeof key);
+    return key.id == id && key.number == number;
+}

@@ -97,6 +97,9 @@ static inline bool record_verify_cells(const uint8_t *record, uint32_t cells, ui
            header.checksum == (isa.record_checksum(record, cells, bytes) ^ (uint32_t)seed ^ place);
 }
 
+/* Is it that piece of a large value, as its header and its key have it? */
+bool record_is_piece(const uint8_t *record, uint64_t id, uint32_t number, uint32_t bytes);
+
 /* Cells of the record that begins here, as its header has it; 0 if that cannot be. */
 uint32_t record_walk(const uint8_t *record, uint32_t cells_left);
 

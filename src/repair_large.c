@@ -62,18 +62,6 @@ static const struct found_piece *find_piece(const struct repair *repair, uint64_
     return is ? &pieces[low] : NULL;
 }
 
-/* Is this whole record that piece? */
-static bool is_piece(const uint8_t *record, uint64_t id, uint32_t number, uint32_t bytes)
-{
-    struct format_record header = record_header(record);
-    struct format_piece_key key;
-    if (header.kind != RECORD_PIECE || header.key_bytes != sizeof key ||
-        header.value_bytes != bytes)
-        return false;
-    memcpy(&key, record_key(record), sizeof key);
-    return key.id == id && key.number == number;
-}
-
 /* The payload of a piece from the queue; NULL if it is not there. */
 static const uint8_t *read_piece(struct repair *repair, uint64_t id, uint32_t number,
                                  uint32_t bytes)
@@ -88,7 +76,7 @@ static const uint8_t *read_piece(struct repair *repair, uint64_t id, uint32_t nu
     else if (image_read(&repair->check.image, piece->where.offset, piece->bytes,
                         repair->piece_bytes))
         return NULL;
-    if (!record || !is_piece(record, id, number, bytes) ||
+    if (!record || !record_is_piece(record, id, number, bytes) ||
         (!piece->where.in_log && !record_verify(record, piece->bytes, repair->seed,
                                                 record_place(piece->where.sequence, piece->cell))))
         return NULL;
@@ -118,7 +106,7 @@ static const uint8_t *read_sector_piece(struct repair *repair, uint32_t sector, 
         if (sequences[i] &&
             record_verify(record, SECTOR_BYTES - sizeof header, repair->seed,
                           record_place(sequences[i], SECTOR_HEADER_CELLS)) &&
-            is_piece(record, id, number, LARGE_SECTOR_PAYLOAD))
+            record_is_piece(record, id, number, LARGE_SECTOR_PAYLOAD))
             return record_key(record) + sizeof(struct format_piece_key);
     return NULL;
 }
