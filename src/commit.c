@@ -628,3 +628,12 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
     checkpoint_poll(db);
     return error;
 }
+
+enum fkv_error commit_end(struct fkv *db, enum fkv_error error, bool sync)
+{
+    uint64_t commit = db->commit;
+    pthread_mutex_unlock(&db->writer);
+    reclaim_wait(&db->reclaim);
+    checkpoint_pause(db);
+    return !error && sync ? log_sync(&db->log, commit) : error;
+}

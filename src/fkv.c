@@ -92,13 +92,7 @@ static enum fkv_error commit_one(fkv *db, struct write *write, unsigned flags)
     bool sync = (flags & FKV_SYNC) || (db->flags & FKV_SYNC_EVERY);
     store_lock(db);
     enum fkv_error error = commit_writes(db, write, 1, NULL, sync);
-    uint64_t commit = db->commit;
-    pthread_mutex_unlock(&db->writer);
-    reclaim_wait(&db->reclaim);
-    checkpoint_pause(db);
-    if (!error && sync)
-        error = log_sync(&db->log, commit);
-    return error;
+    return commit_end(db, error, sync);
 }
 
 enum fkv_error fkv_put_with(fkv *db, const void *key, size_t key_bytes, const void *value,

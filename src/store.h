@@ -324,6 +324,9 @@ extern uint64_t commit_refer_bytes; /* from how many on the log refers to record
  * a log_sync follows, for which the caller sees. */
 enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
                              const struct fkv_txn *txn, bool synced);
+/* After it: releases the lock, does what is to be done without it, and syncs if that is asked for.
+ */
+enum fkv_error commit_end(struct fkv *db, enum fkv_error error, bool sync);
 void commit_release(struct write *writes, size_t count);
 /* What a snapshot sees of this key, before it changes, and where; for the writer's preparations. */
 enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t entry,

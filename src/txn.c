@@ -288,13 +288,7 @@ enum fkv_error txn_commit(fkv_txn *txn, bool sync)
     bool again = error == FKV_FULL || error == FKV_NO_MEMORY;
     if (!again)
         end(txn);
-    uint64_t commit = db->commit;
-    pthread_mutex_unlock(&db->writer);
-    reclaim_wait(&db->reclaim);
-    checkpoint_pause(db);
-    if (!error && sync)
-        error = log_sync(&db->log, commit);
-    return error;
+    return commit_end(db, error, sync);
 }
 
 void txn_abort(fkv_txn *txn)
