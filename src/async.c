@@ -155,10 +155,9 @@ static void cancel(struct fkv_async *async)
     const struct os_ops *ops = async->db->os->ops;
     struct request *request;
     while (async->reading) {
-        void *tag;
-        if (ops->queue_submit(async->queue) < 0 ||
-            (ops->queue_reap(async->queue, true, &tag) < 0 && !tag))
-            break; /* the ring is broken: closing it ends all reads */
+        void *tag; /* waiting begins what was not begun; if even that fails, nothing is under way */
+        if (ops->queue_reap(async->queue, true, &tag) < 0 && !tag)
+            break;
         async->reading--;
         finish(async, tag, FKV_CANCELLED);
     }

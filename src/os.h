@@ -74,8 +74,8 @@ struct os_ops {
      * there is no such thing. queue_read adds one, which queue_submit begins; queue_reap takes the
      * result of one that is over (bytes read, or negative), and its tag: NULL if there is none yet
      * and `wait` is false, or if waiting failed. With `wait` it begins those that were added, too:
-     * one system call for both. event_fd, unless negative, is written to when one is over;
-     * queue_signal says so later.
+     * one system call for both; it fails only if none is under way. event_fd, unless negative, is
+     * written to when one is over; queue_signal says so later.
      */
     int (*queue_open)(struct os *os, unsigned depth, int event_fd, struct os_queue **queue);
     int (*queue_signal)(struct os_queue *queue, int event_fd);

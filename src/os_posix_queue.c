@@ -17,6 +17,7 @@
 
 struct os_queue {
     struct io_uring ring;
+    unsigned open; /* reads that were added and not taken */
 };
 
 /* Work of the kernel for this ring is done when a thread enters it anyway: nobody is interrupted.
@@ -68,6 +69,7 @@ int os_posix_queue_read(struct os_queue *queue, struct os_file *file, void *buff
         return -EBUSY;
     io_uring_prep_read(entry, os_posix_descriptor(file), buffer, (unsigned)bytes, offset);
     io_uring_sqe_set_data(entry, tag);
+    queue->open++;
     return 0;
 }
 
@@ -80,6 +82,17 @@ int os_posix_queue_submit(struct os_queue *queue)
     return result < 0 ? result : 0;
 }
 
+/* If the system cannot begin the others now, those that it has begun are waited for all the same.
+ */
+static int begin_and_wait(struct os_queue *queue)
+{
+    struct io_uring_cqe *done;
+    int result = io_uring_submit_and_wait(&queue->ring, 1);
+    if (result < 0 && result != -EINTR && queue->open > io_uring_sq_ready(&queue->ring))
+        result = io_uring_wait_cqe(&queue->ring, &done);
+    return result < 0 && result != -EINTR ? result : 0;
+}
+
 int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
 {
     struct io_uring_cqe *done = NULL;
@@ -89,8 +102,7 @@ int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
         result = io_uring_peek_cqe(&queue->ring, &done);
         if (result == 0 || !wait || (result != -EAGAIN && result != -EINTR))
             break;
-        result = io_uring_submit_and_wait(&queue->ring, 1);
-        if (result < 0 && result != -EINTR)
+        if ((result = begin_and_wait(queue)))
             return result;
     }
     if (result)
@@ -98,6 +110,7 @@ int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
     *tag = io_uring_cqe_get_data(done);
     result = done->res;
     io_uring_cqe_seen(&queue->ring, done);
+    queue->open--;
     return result;
 }
 
