@@ -115,6 +115,12 @@ static inline __attribute__((always_inline)) struct home home_of(const struct in
     return home;
 }
 
+/* One key in three is not in its home bucket: the next comes from memory together with it. */
+static inline void prefetch_next(const struct bucket *page, const struct probe *probe)
+{
+    __builtin_prefetch(page + ((probe->bucket + probe->step) & (BUCKETS_PER_PAGE - 1)));
+}
+
 /* Most keys are in their home bucket, and most absent ones are seen to be absent there. */
 static inline __attribute__((always_inline)) enum fkv_error
 index_search(struct index *index, struct hash128 hash, struct found *found)
@@ -122,8 +128,9 @@ index_search(struct index *index, struct hash128 hash, struct found *found)
     struct home home = home_of(index, hash);
     if (__builtin_expect(!home.frame, 0))
         return index_search_from(index, home.id, home.key, 0, found);
-    struct bucket *bucket =
-        (struct bucket *)frame_bytes(index->pages, home.frame) + home.probe.bucket;
+    struct bucket *page = frame_bytes(index->pages, home.frame);
+    struct bucket *bucket = page + home.probe.bucket;
+    prefetch_next(page, &home.probe);
     uint64_t entry = 0;
     struct slot *slot = bucket_find(bucket, home.key, &entry);
     if (!slot && is_marked(bucket, home.probe.class))
@@ -162,6 +169,7 @@ static inline __attribute__((always_inline)) uint64_t index_find_likely(struct i
         return INDEX_UNSURE;
     struct bucket *page = frame_bytes(index->pages, home.frame);
     uint32_t at = home.probe.bucket;
+    prefetch_next(page, &home.probe);
     for (int i = 0; i < PROBES_IN_A_PAGE; i++) {
         struct bucket *bucket = page + at;
         for (uint32_t candidates = bucket_candidates(bucket, home.key);
@@ -183,9 +191,11 @@ static inline __attribute__((always_inline)) void index_prefetch_bucket(const st
                                                                         struct hash128 hash)
 {
     struct home home = home_of(index, hash);
-    if (home.frame)
-        __builtin_prefetch((struct bucket *)frame_bytes(index->pages, home.frame) +
-                           home.probe.bucket);
+    struct bucket *page = frame_bytes(index->pages, home.frame);
+    if (home.frame) {
+        __builtin_prefetch(page + home.probe.bucket);
+        prefetch_next(page, &home.probe);
+    }
 }
 
 #endif
