@@ -83,10 +83,10 @@ enum fkv_error commit_prepare_kill(struct fkv *db, struct write *write)
     return error || !(write->entry & ENTRY_LARGE) ? error : prepare_kill_parts(db, write);
 }
 
-/* The id of the large value that the i-th write of a commit makes. */
-static uint64_t large_id(uint64_t commit, size_t i)
+/* The id of the large value that a write of this commit makes. */
+static uint64_t large_id(uint64_t commit, const struct write *write)
 {
-    return commit + ((uint64_t)i << 40);
+    return commit << LARGE_NUMBER_BITS | (write->large - 1);
 }
 
 static uint32_t pieces_of(const struct write *write)
@@ -153,7 +153,11 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
 {
     enum fkv_error error;
     bool log_full = false;
+    uint32_t large = 0;
     *shortage = SHORTAGE_NONE;
+    if (db->commit + 1 >= COMMITS_MAX)
+        return error_set(FKV_FULL, "%s has had all the commits that its format can number",
+                         db->path);
     /* What is changed of the index is on its way, of several keys at a time. */
     for (size_t i = 0; i < count && i < PREPARE_AHEAD; i++)
         index_prefetch_write(&db->index, writes[i].hash);
@@ -168,15 +172,19 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
         if (undo_is_wanted(&db->undo) && (write->entry || !write->remove) &&
             (error = commit_leave_undo(db, write->hash, write->entry, write->old)))
             return error;
-        write->large = !write->remove && value_is_large(write->key_bytes, write->value_bytes);
-        if (write->large)
-            for (uint32_t p = 0; p < pieces_of(write); p++) {
-                uint64_t entry;
-                struct hash128 hash = piece_hash(db, large_id(db->commit + 1, i),
-                                                 write->value_bytes / LARGE_SECTOR_PAYLOAD + p);
-                if ((error = index_prepare(&db->index, hash, true, &entry)))
-                    return error;
-            }
+        write->large = 0;
+        if (write->remove || !value_is_large(write->key_bytes, write->value_bytes))
+            continue;
+        if ((write->large = ++large) > 1u << LARGE_NUMBER_BITS)
+            return error_set(FKV_INVALID, "a transaction of more than %u values of over 128 KiB",
+                             1u << LARGE_NUMBER_BITS);
+        for (uint32_t p = 0; p < pieces_of(write); p++) {
+            uint64_t entry;
+            struct hash128 hash = piece_hash(db, large_id(db->commit + 1, write),
+                                             write->value_bytes / LARGE_SECTOR_PAYLOAD + p);
+            if ((error = index_prepare(&db->index, hash, true, &entry)))
+                return error;
+        }
     }
     count_needs(db, writes, count, needs);
     uint64_t frames = min_u64(needs->pages, db->pages.pending_pages + 64) + 16;
@@ -222,8 +230,9 @@ static enum fkv_error append_record(struct fkv *db, enum record_kind kind, const
     return FKV_OK;
 }
 
-static enum fkv_error store_large(struct fkv *db, struct write *write, uint64_t id)
+static enum fkv_error store_large(struct fkv *db, struct write *write, uint64_t commit)
 {
+    uint64_t id = large_id(commit, write);
     enum fkv_error error = large_store(db, write, id);
     if (error)
         return error;
@@ -258,10 +267,10 @@ static enum fkv_error store_large(struct fkv *db, struct write *write, uint64_t 
     return error;
 }
 
-static enum fkv_error store_write(struct fkv *db, struct write *write, uint64_t id)
+static enum fkv_error store_write(struct fkv *db, struct write *write, uint64_t commit)
 {
     if (write->large)
-        return store_large(db, write, id);
+        return store_large(db, write, commit);
     return append_record(db, RECORD_PLAIN, write->key, write->key_bytes, write->value,
                          write->value_bytes, &write->address, &write->cells);
 }
@@ -492,7 +501,7 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
         writes[i].address = 0;
         if (writes[i].remove)
             continue;
-        error = store_write(db, &writes[i], large_id(commit, i));
+        error = store_write(db, &writes[i], commit);
         any_large |= writes[i].fresh && writes[i].fresh->sector_count;
     }
     if (!error && needs->refer)

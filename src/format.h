@@ -151,6 +151,10 @@ static inline bool pad_is_gap(uint32_t cell, uint32_t cells)
     return cell + cells < SECTOR_CELLS || cells == RECORD_CELLS_MAX;
 }
 
+/* The id of a large value: the commit that made it, and in so many bits its number among those of
+ * the commit. No two values may ever share one, for it leads to their pieces. */
+#define LARGE_NUMBER_BITS 16
+
 /* The value area of a RECORD_LARGE; followed by `sectors` numbers of 4 bytes. The value is the
  * payloads of those sectors in order and then of `pieces` records in the queue. */
 struct format_large {
@@ -161,7 +165,7 @@ struct format_large {
     uint32_t piece_bytes; /* of each piece in the queue but the last */
 };
 struct format_piece_key {
-    uint64_t id;     /* of the large value: the commit that wrote it and a count */
+    uint64_t id;     /* of the large value: see LARGE_NUMBER_BITS */
     uint32_t number; /* sectors first, then pieces of the queue */
     uint32_t zero;
 };
@@ -213,8 +217,8 @@ static inline uint32_t record_cells(size_t bytes)
 
 #define LOG_MAGIC 0x0a1a0d4c564b66ffull
 #define LOG_FRAMES_OFFSET PAGE_BYTES
-/* No commit has this number: at a million a second it is 140 years away. */
-#define COMMITS_MAX (1ull << 52)
+/* No commit has this number: at a million a second it is nine years away. */
+#define COMMITS_MAX (1ull << (64 - LARGE_NUMBER_BITS))
 
 struct format_log_header {
     uint64_t magic;

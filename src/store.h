@@ -61,7 +61,7 @@ struct write {
     uint32_t value_bytes;
     bool remove;
     /* Worked out by the commit: */
-    bool large;          /* the value does not fit one record */
+    uint32_t large;      /* the value does not fit one record: the n-th such of the commit */
     uint64_t entry;      /* the key's before, 0 if none */
     struct large *old;   /* parts of the value that goes, or NULL */
     struct large *fresh; /* parts of the value that comes, or NULL */
