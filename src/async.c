@@ -192,16 +192,19 @@ void fkv_async_close(fkv_async *async)
     if (!async)
         return;
     struct fkv *db = async->db;
-    if (db && *db->alive) {
-        pthread_mutex_lock(&db->writer);
+    if (db) {
+        bool forked = !*db->alive; /* a thread that is not in this process may hold the lock */
+        if (!forked)
+            pthread_mutex_lock(&db->writer);
         if (async->next)
             async->next->previous = async->previous;
         if (async->previous)
             async->previous->next = async->next;
         else
             db->asyncs = async->next;
-        pthread_mutex_unlock(&db->writer);
-        end(async, false);
+        if (!forked)
+            pthread_mutex_unlock(&db->writer);
+        end(async, forked);
     }
     close(async->event_fd);
     for (uint32_t i = 0; i < async->depth; i++)

@@ -371,7 +371,7 @@ static void apply(struct fkv_load *load)
 /* ---------------------------------------------------------------- commit: the whole */
 
 /* The writer lock is held. */
-static void end(struct fkv_load *load)
+void load_end(struct fkv_load *load)
 {
     load->ended = true;
     load->db->opened_bytes -= load->memory_bytes; /* it is soon freed */
@@ -402,7 +402,7 @@ static enum fkv_error commit(struct fkv_load *load)
     apply(load);
     commit_unprepare(db);
     forget_replaced(load);
-    end(load);
+    load_end(load);
     collect_with_room(db);
     index_spill(&db->index, UINT32_MAX);
     index_trim(&db->index);
@@ -420,7 +420,7 @@ enum fkv_error load_commit(fkv_load *load)
     pthread_mutex_lock(&db->writer);
     uint64_t number = db->commit;
     if (!load->pairs)
-        end(load);
+        load_end(load);
     else if (!(error = commit(load)))
         number = db->commit;
     pthread_mutex_unlock(&db->writer);
@@ -443,7 +443,7 @@ void load_abandon(struct fkv *db)
         sectors_give(&db->sectors, load->sectors[i].sector);
         db->sectors.changing--;
     }
-    end(load);
+    load_end(load);
 }
 
 void load_free(fkv_load *load)
@@ -451,7 +451,9 @@ void load_free(fkv_load *load)
     if (!load->ended) {
         struct fkv *db = load->db;
         bool forked = !*db->alive; /* a thread that is not in this process may hold the lock */
-        if (!forked) {
+        if (forked) {
+            load_end(load);
+        } else {
             pthread_mutex_lock(&db->writer);
             load_abandon(db);
             pthread_mutex_unlock(&db->writer);

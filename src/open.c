@@ -995,6 +995,8 @@ enum fkv_error store_close(struct fkv *db)
     if (forked) { /* the threads, and the file, are the parent's */
         db->checkpointer_runs = db->flusher_runs = false;
         reclaim_finish(&db->reclaim, true);
+        if (db->load)
+            load_end(db->load);
         drop(db);
         return FKV_OK;
     }

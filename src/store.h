@@ -368,6 +368,8 @@ void txn_end_all(struct fkv *db);
 /* ---- load.c */
 /* Give up db->load. The writer lock is held, or the store closes. */
 void load_abandon(struct fkv *db);
+/* It is over, and the store has none. */
+void load_end(struct fkv_load *load);
 
 /* ---- collect.c: the writer lock is held */
 void collector_make(struct collector *collector, uint32_t garbage_percent_max);

@@ -20,9 +20,8 @@ struct fkv_txn {
     uint32_t count, room;
     uint32_t *table; /* 1 + index in `writes`, by hash; open addressing */
     uint32_t table_mask;
-    uint16_t *reads; /* classes of keys read */
-    uint32_t read_count, read_room;
-    uint64_t bytes; /* of memory, in db->opened_bytes */
+    uint64_t *reads; /* a bit for each class of keys, of which one was read; NULL: none was */
+    uint64_t bytes;  /* of memory, in db->opened_bytes */
 };
 
 static void took(struct fkv_txn *txn, uint64_t bytes)
@@ -189,16 +188,13 @@ static enum fkv_error conflict(void)
 
 static enum fkv_error note_read(struct fkv_txn *txn, const struct key *key)
 {
-    if (txn->read_count == txn->read_room) {
-        uint32_t room = txn->read_room ? txn->read_room * 2 : 16;
-        uint16_t *reads = memory_resize(txn->reads, room * sizeof *reads);
-        if (!reads)
+    if (!txn->reads) {
+        if (!(txn->reads = memory_new(STRIPES / 8)))
             return FKV_NO_MEMORY;
-        took(txn, (room - txn->read_room) * sizeof *reads);
-        txn->reads = reads;
-        txn->read_room = room;
+        took(txn, STRIPES / 8);
     }
-    txn->reads[txn->read_count++] = key->hash.lo % STRIPES;
+    uint32_t class = key->hash.lo % STRIPES;
+    txn->reads[class / 64] |= 1ull << class % 64;
     return FKV_OK;
 }
 
@@ -270,9 +266,10 @@ void txn_end_all(struct fkv *db)
 
 enum fkv_error txn_validate(const struct fkv_txn *txn)
 {
-    for (uint32_t i = 0; i < txn->read_count; i++)
-        if (!unchanged(txn, txn->reads[i]))
-            return conflict();
+    for (uint32_t i = 0; txn->reads && i < STRIPES / 64; i++)
+        for (uint64_t left = txn->reads[i]; left; left &= left - 1)
+            if (!unchanged(txn, (uint16_t)(64 * i + (uint32_t)__builtin_ctzll(left))))
+                return conflict();
     return FKV_OK;
 }
 

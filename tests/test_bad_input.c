@@ -924,6 +924,63 @@ static void test_fork_without_threads(void **state)
     fork_in(*state, FKV_NO_THREAD);
 }
 
+/* What is open on a store goes in the child too, before the store or after it. */
+struct all_open {
+    fkv *db;
+    fkv_async *queue;
+    fkv_load *load;
+    fkv_txn *txn;
+    bool store_first;
+};
+
+static void close_in_child(void *context)
+{
+    const struct all_open *open = context;
+    alarm(HANG_SECONDS);
+    if (open->store_first) {
+        insist_ok(fkv_close(open->db));
+        insist(fkv_load_put(open->load, "b", 1, "1", 1) == FKV_TXN_ENDED);
+        insist(fkv_txn_put(open->txn, "b", 1, "1", 1) == FKV_TXN_ENDED);
+        insist(fkv_async_get(open->queue, "a", 1, NULL, 0, NULL) == FKV_CANCELLED);
+    }
+    fkv_async_close(open->queue);
+    fkv_load_free(open->load);
+    fkv_txn_free(open->txn);
+    if (!open->store_first)
+        insist_ok(fkv_close(open->db));
+}
+
+static void test_fork_with_all_open(void **state)
+{
+    struct place *place = *state;
+    struct all_open open = {.db = open_with(place->path, 0)};
+    char value[2];
+    size_t count;
+    fkv_completion done;
+    must(put_text(open.db, "a", "1"));
+    must(fkv_async_open(open.db, 4, &open.queue));
+    must(fkv_load_begin(open.db, &open.load));
+    must(fkv_load_put(open.load, "c", 1, "1", 1));
+    must(fkv_txn_begin(open.db, &open.txn));
+    must(fkv_txn_put(open.txn, "d", 1, "1", 1));
+    for (int first = 0; first < 2; first++) {
+        open.store_first = first;
+        assert_int_equal(run_child(close_in_child, &open), 0);
+    }
+    must(fkv_load_commit(open.load));
+    must(fkv_txn_commit(open.txn, 0));
+    must(fkv_async_get(open.queue, "a", 1, value, sizeof value, NULL));
+    must(fkv_async_wait(open.queue, 1, &done, 1, &count));
+    assert_int_equal(count, 1);
+    must(done.error);
+    fkv_async_close(open.queue);
+    fkv_load_free(open.load);
+    fkv_txn_free(open.txn);
+    assert_text(open.db, "c", "1");
+    assert_text(open.db, "d", "1");
+    must(fkv_close(open.db));
+}
+
 /* A child that lives on, with descriptors that it inherited, does not keep the store locked. */
 static void test_child_outlives_handle(void **state)
 {
@@ -998,6 +1055,7 @@ int main(void)
         in_place(test_second_opener),
         in_place(test_fork),
         in_place(test_fork_without_threads),
+        in_place(test_fork_with_all_open),
         in_place(test_child_outlives_handle),
         in_place(test_fork_in_read_section),
     };
