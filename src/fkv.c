@@ -1,9 +1,11 @@
 #include "fkv.h"
 
+#include <limits.h>
 #include <stdio.h>
 
 #include "call.h"
 #include "load.h"
+#include "os_posix.h"
 #include "txn.h"
 
 /* The public calls: they check arguments, make keys, and take the locks. */
@@ -63,6 +65,12 @@ static enum fkv_error check_value(const void *value, size_t value_bytes)
 
 /* ---------------------------------------------------------------- opening and closing */
 
+enum fkv_error call_path(const char *path, char *followed)
+{
+    int status = os_posix_follow(path, followed);
+    return status ? error_os(status, "open", path) : FKV_OK;
+}
+
 enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db)
 {
     if (db)
@@ -72,7 +80,9 @@ enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db)
                    !db     ? "no place for the handle"
                    : !path ? "the path is NULL"
                            : "the path is empty");
-    return said(NULL, store_open(os_posix(), path, options, db));
+    char followed[PATH_MAX];
+    enum fkv_error error = call_path(path, followed);
+    return said(NULL, error ? error : store_open(os_posix(), followed, options, db));
 }
 
 enum fkv_error fkv_close(fkv *db)

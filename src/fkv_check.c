@@ -1,3 +1,5 @@
+#include <limits.h>
+
 #include "call.h"
 #include "check.h"
 #include "repair.h"
@@ -92,7 +94,9 @@ enum fkv_error fkv_check_file(const char *path, const fkv_check_options *given,
     enum fkv_error error = take_options(given, &options);
     if (error)
         return said(NULL, error);
-    error = check_file(os_posix(), path, &options, &found);
+    char followed[PATH_MAX];
+    if (!(error = call_path(path, followed)))
+        error = check_file(os_posix(), followed, &options, &found);
     give(result, result_bytes, &found, sizeof found);
     return said(NULL, error);
 }
@@ -131,7 +135,9 @@ enum fkv_error fkv_repair(const char *path, const char *new_path, const fkv_repa
     enum fkv_error error = take_repair_options(given, &options);
     if (error)
         return said(NULL, error);
-    error = repair(os_posix(), path, new_path, &options, &found);
+    char followed[PATH_MAX];
+    if (!(error = call_path(path, followed)))
+        error = repair(os_posix(), followed, new_path, &options, &found);
     give(result, result_bytes, &found, sizeof found);
     return said(NULL, error);
 }

@@ -454,6 +454,28 @@ static int parent_of(const char *path, char *directory)
     return 0;
 }
 
+int os_posix_follow(const char *path, char *followed)
+{
+    enum { LINKS_MAX = 40 }; /* as many as the system follows */
+    if (strlen(path) >= PATH_MAX)
+        return -ENAMETOOLONG;
+    strcpy(followed, path);
+    for (int links = 0; links < LINKS_MAX; links++) {
+        char target[PATH_MAX], directory[PATH_MAX] = "";
+        ssize_t bytes = readlink(followed, target, sizeof target - 1);
+        if (bytes < 0) /* no link, or nothing that can be seen: who opens it says what is wrong */
+            return 0;
+        target[bytes] = '\0';
+        if (target[0] != '/' && strchr(followed, '/') != NULL)
+            parent_of(followed, directory);
+        int length =
+            snprintf(followed, PATH_MAX, "%s%s%s", directory, directory[0] ? "/" : "", target);
+        if (length >= PATH_MAX)
+            return -ENAMETOOLONG;
+    }
+    return -ELOOP;
+}
+
 static int posix_sync_directory(struct os *os, const char *path)
 {
     (void)os;

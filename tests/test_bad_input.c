@@ -773,6 +773,45 @@ static void test_modes(void **state)
     verify_store(place->path);
 }
 
+/* ---------------------------------------------------------------- symbolic links */
+
+static void put_through_link(void *context)
+{
+    const struct place *place = context;
+    fkv *db = NULL;
+    insist_ok(fkv_open(place->other, NULL, &db));
+    insist_ok(fkv_put_with(db, "a", 1, "1", 1, FKV_SYNC));
+    _exit(0);
+}
+
+/* The log is beside the store, whatever link the store is opened through. */
+static void test_symbolic_links(void **state)
+{
+    struct place *place = *state;
+    const char *name = strrchr(place->path, '/');
+    name = name ? name + 1 : place->path;
+    assert_int_equal(symlink(name, place->other), 0); /* to what is not there yet */
+    assert_int_equal(run_child(put_through_link, place), 0);
+    assert_true(file_exists(place->log_path));
+    fkv *db = open_with(place->path, 0);
+    assert_text(db, "a", "1");
+    fkv *second = NULL;
+    expect(try_open(place->other, 0, &second), FKV_IN_USE);
+    must(fkv_close(db));
+    assert_int_equal(run_child(put_through_link, place), 0);
+    must(fkv_check_file(place->other, NULL, NULL, 0));
+    db = open_with(place->other, 0);
+    assert_text(db, "a", "1");
+    must(fkv_close(db));
+    assert_int_equal(unlink(place->other), 0);
+    assert_int_equal(
+        symlink(strrchr(place->other, '/') ? strrchr(place->other, '/') + 1 : place->other,
+                place->other),
+        0); /* in a circle */
+    assert_int_not_equal(try_open(place->other, 0, &db), FKV_OK);
+    assert_int_equal(unlink(place->other), 0);
+}
+
 /* ---------------------------------------------------------------- one process at a time */
 
 static void open_second(void *context)
@@ -1052,6 +1091,7 @@ int main(void)
         in_place(test_read_only_file_system),
         in_place(test_options),
         in_place(test_modes),
+        in_place(test_symbolic_links),
         in_place(test_second_opener),
         in_place(test_fork),
         in_place(test_fork_without_threads),
