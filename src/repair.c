@@ -383,6 +383,17 @@ static void find_next_sequence(struct repair *repair)
     }
 }
 
+/* The sectors that the file is too short for. */
+static void say_cut(struct repair *repair)
+{
+    uint32_t known = repair->header->sector_count, there = repair->check.image.sector_count;
+    if (known <= there)
+        return;
+    repair->result.sectors_unreadable += known - there;
+    report(&repair->report, FKV_PART_SPACE, (uint64_t)there * SECTOR_BYTES,
+           "the file was cut: it has %u of its %u sectors", there, known);
+}
+
 /* Pages of table and maps that are lost. */
 static void count_lost_pages(struct repair *repair)
 {
@@ -419,6 +430,7 @@ static void survey_sectors(struct repair *repair)
     uint8_t page[PAGE_BYTES];
     uint32_t page_number = UINT32_MAX;
     if (repair->header) {
+        say_cut(repair);
         count_lost_pages(repair);
         if (repair->result.pages_lost)
             load_index(repair);

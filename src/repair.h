@@ -92,7 +92,6 @@ struct repair {
     fkv_repair_result result;
     enum fkv_error error;
     bool ended;
-    bool uncertain; /* something is lost that the result has no number for */
     uint64_t work_done, work_total;
 
     struct os *os;

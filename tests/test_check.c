@@ -1476,6 +1476,28 @@ static void test_repair_with_a_damaged_log(void **state)
     world_drop(world);
 }
 
+/* What is beyond the end of a file that was cut is lost, and that is said. */
+static void test_repair_of_a_cut_file(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(17, 0);
+    world_close(world);
+    uint64_t bytes;
+    assert_int_equal(os_sim_file_size(world->sim, PATH, &bytes), 0);
+    struct os_sim *whole = world->sim;
+    const uint64_t lengths[] = {2 * PAGE_BYTES, SECTOR_BYTES, 2 * SECTOR_BYTES, bytes / 2};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        world->sim = os_sim_copy(whole);
+        os_sim_resize(world->sim, PATH, lengths[i]);
+        struct outcome outcome = do_repair(world, FKV_DAMAGED);
+        assert_true(outcome.missing > 0 && outcome.said > 0);
+        assert_true(outcome.result.sectors_unreadable > 0);
+        os_sim_free(world->sim);
+    }
+    world->sim = whole;
+    world_drop(world);
+}
+
 enum { RECORD_AT = 20 }; /* in the middle of the smallest */
 
 static void damage_record(struct world *world, uint64_t address)
@@ -1894,6 +1916,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_repair_without_headers),
         cmocka_unit_test(test_repair_with_a_damaged_log),
         cmocka_unit_test(test_repair_of_moved_records),
+        cmocka_unit_test(test_repair_of_a_cut_file),
         cmocka_unit_test(test_repair_of_chance),
         cmocka_unit_test(test_made_up_headers),
         cmocka_unit_test(test_no_memory),
