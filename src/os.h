@@ -50,8 +50,8 @@ struct os_ops {
     /* Set the size: new bytes are zeros, bytes beyond are given back. */
     int (*truncate)(struct os_file *file, uint64_t bytes);
     /* Make [offset, offset + bytes) have space on the medium, growing the file if needed; bytes
-     * there keep their values, new ones are zeros. -ENOSPC if there is no room (the size is then
-     * unchanged). */
+     * there keep their values, new ones are zeros. -ENOSPC if there is no room; the file may have
+     * grown then, by a part of it. */
     int (*allocate)(struct os_file *file, uint64_t offset, uint64_t bytes);
     /* Give the space of the range back; it reads as zeros. May do nothing: -EOPNOTSUPP. */
     int (*punch)(struct os_file *file, uint64_t offset, uint64_t bytes);

@@ -355,20 +355,7 @@ static int allocate_range(int fd, off_t offset, off_t bytes)
 
 static int posix_allocate(struct os_file *file, uint64_t offset, uint64_t bytes)
 {
-    if (bytes == 0)
-        return 0;
-    uint64_t size_before = 0;
-    int error = posix_size(file, &size_before);
-    if (error != 0)
-        return error;
-    error = allocate_range(file->fd, (off_t)offset, (off_t)bytes);
-    if (error != 0) {
-        /* File systems allocate extent by extent and may have grown the file before they failed. */
-        uint64_t size_after = 0;
-        if (posix_size(file, &size_after) == 0 && size_after > size_before)
-            posix_truncate(file, size_before);
-    }
-    return error;
+    return bytes == 0 ? 0 : allocate_range(file->fd, (off_t)offset, (off_t)bytes);
 }
 
 static int posix_punch(struct os_file *file, uint64_t offset, uint64_t bytes)
