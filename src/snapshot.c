@@ -49,7 +49,6 @@ static void unlink_open(struct fkv_snapshot *snapshot)
 static void settle(struct fkv *db)
 {
     struct undo_layer *gone;
-    pthread_mutex_lock(&db->settle_lock);
     pthread_mutex_lock(&db->writer);
     while (undo_settle(&db->undo, &gone)) {
         bool wait = gone && !rcu_read_ongoing();
@@ -66,7 +65,6 @@ static void settle(struct fkv *db)
     sectors_release_held(&db->sectors);
     reclaim_poll(&db->reclaim, false);
     pthread_mutex_unlock(&db->writer);
-    pthread_mutex_unlock(&db->settle_lock);
     reclaim_wait(&db->reclaim);
 }
 
@@ -91,14 +89,19 @@ void snapshot_give(struct fkv_snapshot *snapshot)
 
 void snapshot_end_all(struct fkv *db)
 {
+    bool forked = !*db->alive;
+    if (!forked)
+        pthread_mutex_lock(&db->writer);
     for (struct fkv_snapshot *snapshot = db->snapshots; snapshot; snapshot = snapshot->next) {
         snapshot->ended = true;
-        if (*db->alive)
+        if (!forked)
             undo_close(&db->undo, snapshot->layer);
     }
     db->snapshots = NULL;
-    if (*db->alive)
+    if (!forked) {
         sectors_release_held(&db->sectors);
+        pthread_mutex_unlock(&db->writer);
+    }
 }
 
 /* ---------------------------------------------------------------- reading */
