@@ -133,7 +133,7 @@ static enum fkv_error write_pages(struct fkv *db)
 static enum fkv_error sync_store(struct fkv *db)
 {
     /* log.data_unsynced stays: a log_sync that found it clear would not wait for this sync. */
-    int status = db->os->ops->sync(db->file);
+    int status = data_sync(&db->data_sync);
     if (status)
         return store_fail(db, error_sync(status, db->path));
     return FKV_OK;
@@ -371,7 +371,7 @@ void checkpoint_poll(struct fkv *db)
         }
         return;
     }
-    if (atomic_load(&db->failed))
+    if (store_has_failed(db))
         return;
     if (checkpoint->stage == CHECKPOINT_IDLE)
         begin(db);
@@ -438,7 +438,7 @@ void *checkpoint_thread(void *context)
             continue;
         }
         db->checkpoint.wanted = false;
-        if (atomic_load(&db->failed)) {
+        if (store_has_failed(db)) {
             db->checkpoint.error = FKV_FAILED;
             db->checkpoint.over++;
             pthread_cond_broadcast(&db->checkpoint_over);

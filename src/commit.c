@@ -288,7 +288,19 @@ static void kill_cells(struct fkv *db, uint64_t address, uint32_t cells)
     db->died_cells += cells;
 }
 
-/* The commit failed: what was stored is garbage. */
+/* Sectors that a commit opened which failed: the next checkpoint's table will have them, but until
+ * it is there a recovery must know what later frames put into them. There was room for it. */
+static void log_opened(struct fkv *db)
+{
+    const struct tail *tail = &db->tail;
+    if (!tail->opened_count || store_has_failed(db))
+        return;
+    uint8_t *begin = log_begin(&db->log, 0, false);
+    uint8_t *to = tail_log_opened(&db->tail, tail->opened[tail->opened_count - 1], begin);
+    log_end(&db->log, sizeof(struct format_frame) + (uint64_t)(to - begin), FRAME_COLLECT, 0);
+}
+
+/* The commit failed: what was stored is garbage. It may be tried again. */
 static void unstore(struct fkv *db, struct write *writes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -301,7 +313,9 @@ static void unstore(struct fkv *db, struct write *writes, size_t count)
         }
         if (write->address)
             kill_cells(db, write->address, write->cells);
+        write->address = 0;
     }
+    log_opened(db);
 }
 
 /* What a log frame refers to must be in the file before it. */
@@ -528,7 +542,15 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
     return FKV_OK;
 }
 
-static void end_making_room(struct fkv *db)
+/* Else the room would be taken from who asked for it. (Who is in a read section must not wait for
+ * somebody who may wait for readers.) */
+void commit_wait_for_room(struct fkv *db)
+{
+    while (__builtin_expect(db->making_room, 0) && !rcu_read_ongoing())
+        pthread_cond_wait(&db->room_made, &db->writer);
+}
+
+void commit_end_making_room(struct fkv *db)
 {
     if (__builtin_expect(db->making_room, 0)) {
         db->making_room = false;
@@ -549,7 +571,7 @@ void collect_with_room(struct fkv *db)
             break;
         collect(db);
     }
-    end_making_room(db);
+    commit_end_making_room(db);
 }
 
 /* The disk is full. A checkpoint frees what is in quarantine; and what is dead among the living is
@@ -592,7 +614,7 @@ static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, si
         if (!made || store_has_failed(db))
             break;
     }
-    end_making_room(db);
+    commit_end_making_room(db);
     return error;
 }
 
@@ -601,10 +623,7 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
 {
     struct needs needs = {0};
     struct overlay *overlay = NULL;
-    /* Else the room would be taken from who asked for it. (Who is in a read section must not wait
-     * for somebody who may wait for readers.) */
-    while (__builtin_expect(db->making_room, 0) && !rcu_read_ongoing())
-        pthread_cond_wait(&db->room_made, &db->writer);
+    commit_wait_for_room(db);
     enum fkv_error error = store_writable(db);
     if (error || (error = prepare_with_room(db, writes, count, &needs)))
         return error;

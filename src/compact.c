@@ -203,7 +203,13 @@ void compaction_poll(struct fkv *db, uint64_t steps)
 {
     struct compaction *compaction = &db->compaction;
     bool goes_on = true;
-    if (db->threads || !is_due(db))
+    if (db->threads)
+        return;
+    if (store_has_failed(db)) { /* no checkpoint will come */
+        compaction_end(db, FKV_FAILED);
+        return;
+    }
+    if (!is_due(db))
         return;
     if (compaction->stage == COMPACTION_ENDS) {
         end(db);

@@ -383,19 +383,26 @@ static enum fkv_error commit(struct fkv_load *load)
     struct fkv *db = load->db;
     enum fkv_error error;
     bool log_full;
+    commit_wait_for_room(db);
     for (;;) {
         if ((error = store_writable(db)))
-            return error;
-        if (db->sectors.next_sequence > load->sequence)
-            return error_set(FKV_CONFLICT, "%s: too much was written while the load was open",
-                             db->path);
+            break;
+        if (db->sectors.next_sequence > load->sequence) {
+            error = error_set(FKV_CONFLICT, "%s: too much was written while the load was open",
+                              db->path);
+            break;
+        }
         if (!(error = prepare(load, &log_full)))
             break;
         commit_unprepare(db);
         forget_replaced(load);
+        db->making_room |= log_full;
         if (!log_full || checkpoint_run(db))
-            return error;
+            break;
     }
+    commit_end_making_room(db);
+    if (error)
+        return error;
     atomic_store(&db->log.data_unsynced, true);
     tail_seal(&db->tail);
     log_load(load);
@@ -420,7 +427,7 @@ enum fkv_error load_commit(fkv_load *load)
     pthread_mutex_lock(&db->writer);
     uint64_t number = db->commit;
     if (!load->pairs)
-        load_end(load);
+        load_abandon(db); /* one sector may have been taken for a pair that did not come */
     else if (!(error = commit(load)))
         number = db->commit;
     pthread_mutex_unlock(&db->writer);

@@ -18,14 +18,10 @@
 enum { BUFFER_BYTES = 16 * KIB }; /* larger frames are stored, whoever syncs them */
 
 void log_make(struct log *log, const struct os_ops *ops, const char *path, uint64_t size_max,
-              struct os_file *data_file, const char *data_path)
+              struct data_sync *data)
 {
-    *log = (struct log){.ops = ops,
-                        .path = path,
-                        .size_max = size_max,
-                        .ahead_max = size_max,
-                        .data_file = data_file,
-                        .data_path = data_path};
+    *log = (struct log){
+        .ops = ops, .path = path, .size_max = size_max, .ahead_max = size_max, .data = data};
     pthread_mutex_init(&log->grow_lock, NULL);
 }
 
@@ -232,7 +228,7 @@ static void zero_pages(struct log *log, uint64_t bytes)
 static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
 {
     *full = false;
-    if (bytes >= UINT32_MAX)
+    if (bytes >= UINT32_MAX || LOG_FRAMES_OFFSET + bytes + wrap_bytes > log->map_bytes)
         return error_set(FKV_FULL, "%s: a commit of %llu bytes of log is too large", log->path,
                          (unsigned long long)bytes);
     if (fits_at_head(log, bytes))
@@ -311,8 +307,8 @@ static enum fkv_error sync_files(struct log *log)
     int status = 0;
     /* What frames refer to must be durable before the frames are. */
     if (atomic_exchange(&log->data_unsynced, false) && !PLANTED(SKIP_DATA_SYNC) &&
-        (status = log->ops->sync(log->data_file)))
-        return error_sync(status, log->data_path);
+        (status = data_sync(log->data)))
+        return error_sync(status, log->data->path);
     if (!PLANTED(SKIP_LOG_SYNC) && (status = log->ops->sync(log->file)))
         return error_sync(status, log->path);
     return FKV_OK;

@@ -32,6 +32,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "data_sync.h"
 #include "error.h"
 #include "format.h"
 #include "os.h"
@@ -79,12 +80,11 @@ struct log {
     uint64_t sync_ns;              /* that it took */
     /* Records that frames refer to were written to the store's file and not synced. */
     _Atomic bool data_unsynced;
-    struct os_file *data_file;
-    const char *data_path;
+    struct data_sync *data;
 };
 
 void log_make(struct log *log, const struct os_ops *ops, const char *path, uint64_t size_max,
-              struct os_file *data_file, const char *data_path);
+              struct data_sync *data);
 /* Write the header of a new log and map it; the file is open in log->file. To sync it is up to the
  * caller. */
 enum fkv_error log_create(struct log *log, const uint8_t store_id[16]);

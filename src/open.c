@@ -661,7 +661,7 @@ static enum fkv_error make_log(struct fkv *db)
 
 static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
 {
-    log_make(&db->log, db->os->ops, db->log_path, log_bytes_max, db->file, db->path);
+    log_make(&db->log, db->os->ops, db->log_path, log_bytes_max, &db->data_sync);
     unsigned flags = db->read_only ? OS_READ_ONLY : OS_CREATE;
     bool may_be_missing = db->header.clean;
     if (!may_be_missing)
@@ -859,7 +859,7 @@ static enum fkv_error make_handle(struct os *os, const char *path, const fkv_opt
     pthread_mutexattr_settype(&adaptive, PTHREAD_MUTEX_ADAPTIVE_NP);
     pthread_mutex_init(&db->writer, &adaptive);
     pthread_mutexattr_destroy(&adaptive);
-    pthread_mutex_init(&db->settle_lock, NULL);
+    pthread_mutex_init(&db->data_sync.lock, NULL);
     pthread_cond_init(&db->checkpoint_wanted, NULL);
     pthread_cond_init(&db->checkpoint_over, NULL);
     pthread_cond_init(&db->room_made, NULL);
@@ -898,6 +898,9 @@ static enum fkv_error open_file(struct fkv *db)
     }
     if (status)
         return error_os(status, "open", db->path);
+    db->data_sync.ops = ops;
+    db->data_sync.file = db->file;
+    db->data_sync.path = db->path;
     if ((status = db->os->ops->lock(db->file, db->read_only)) == -EWOULDBLOCK)
         return error_set(FKV_IN_USE, "%s is open in another handle or process", db->path);
     return status ? error_os(status, "lock", db->path) : FKV_OK;
@@ -995,6 +998,7 @@ enum fkv_error store_close(struct fkv *db)
     if (forked) { /* the threads, and the file, are the parent's */
         db->checkpointer_runs = db->flusher_runs = false;
         reclaim_finish(&db->reclaim, true);
+        db->reclaim.release = NULL;
         if (db->load)
             load_end(db->load);
         drop(db);

@@ -15,7 +15,7 @@
  *     checkpoint.c  checkpoints, in small steps
  *     open.c        creating, opening, recovering, closing
  *
- * Locks, in this order: settle_lock, writer, tail.flush_lock, tail.queue_lock; pages.load_lock is
+ * Locks, in this order: writer, tail.flush_lock, tail.queue_lock; pages.load_lock is
  * taken alone or last. Readers take none (but load_lock for a page that is not in memory).
  */
 #ifndef FKV_STORE_H
@@ -173,6 +173,7 @@ struct fkv {
     struct reclaim reclaim;
     struct index index;
     struct tail tail;
+    struct data_sync data_sync;
     struct log log;
     struct undo undo;
 
@@ -209,7 +210,6 @@ struct fkv {
     _Atomic uint64_t opened_bytes;
     _Atomic(struct fkv_async *)
         idle_queues[IDLE_QUEUES]; /* of them, those that fkv_get_many keeps */
-    pthread_mutex_t settle_lock;  /* whoever closes one; before the writer's */
 
     pthread_t flusher, checkpointer;
     bool flusher_runs, checkpointer_runs, stop;
@@ -338,6 +338,9 @@ void commit_kill(struct fkv *db, uint64_t entry, const struct large *parts);
 /* Write an operation of a frame; returns its end. */
 uint8_t *log_operation(uint8_t *to, enum operation_kind kind, uint64_t address, const void *bytes,
                        size_t count);
+/* While a checkpoint makes room for somebody (db->making_room), others wait; until it is had. */
+void commit_wait_for_room(struct fkv *db);
+void commit_end_making_room(struct fkv *db);
 /* collect(), with a checkpoint where the log has no room for it. */
 void collect_with_room(struct fkv *db);
 /* Make sure that the entry of a key, and what goes with it when it dies, can be changed without

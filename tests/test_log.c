@@ -51,7 +51,7 @@ static const char *const name = "log";
 static void open_log(struct world *world, bool create)
 {
     struct os *os = os_sim_os(world->sim);
-    log_make(&world->log, os->ops, name, world->size_max, NULL, NULL);
+    log_make(&world->log, os->ops, name, world->size_max, NULL);
     world->log.scarce = world->scarce;
     assert_int_equal(os->ops->open(os, name, create ? OS_CREATE : 0, &world->file), 0);
     world->log.file = world->file;
@@ -582,7 +582,7 @@ static void test_headers(void **state)
         ((uint8_t *)&header)[cases[i].offset] ^= 1;
         os_sim_poke(world.sim, name, 0, &header, sizeof header);
         assert_int_equal(os->ops->open(os, name, 0, &world.file), 0);
-        log_make(&world.log, os->ops, name, MIB, NULL, NULL);
+        log_make(&world.log, os->ops, name, MIB, NULL);
         world.log.file = world.file;
         assert_error(log_open(&world.log, world.id), cases[i].error);
         drop_log(&world);
@@ -591,13 +591,13 @@ static void test_headers(void **state)
     uint8_t other[16];
     memset(other, 1, sizeof other);
     assert_int_equal(os->ops->open(os, name, 0, &world.file), 0);
-    log_make(&world.log, os->ops, name, MIB, NULL, NULL);
+    log_make(&world.log, os->ops, name, MIB, NULL);
     world.log.file = world.file;
     assert_error(log_open(&world.log, other), FKV_LOG_MISMATCH);
     drop_log(&world);
     os_sim_resize(world.sim, name, 100);
     assert_int_equal(os->ops->open(os, name, 0, &world.file), 0);
-    log_make(&world.log, os->ops, name, MIB, NULL, NULL);
+    log_make(&world.log, os->ops, name, MIB, NULL);
     world.log.file = world.file;
     assert_error(log_open(&world.log, world.id), FKV_TRUNCATED);
     drop_world(&world);

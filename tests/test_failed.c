@@ -1,0 +1,231 @@
+/*
+ * test_failed: calls that fail, and what they leave behind: for the next call, for a checkpoint,
+ * and for the opening after a loss of power. On the simulated disk.
+ */
+#include "support.h"
+
+#include <errno.h>
+
+#include "fkv.h"
+#include "memory.h"
+#include "os_sim.h"
+#include "store.h"
+
+#define NAME "store"
+enum { VALUE_BYTES = 100000, LARGE_BYTES = 2 * MIB + 5000, KEYS = 20 };
+
+static uint8_t value[LARGE_BYTES];
+
+static struct fkv *open_on(struct os_sim *sim, uint64_t log_bytes_max)
+{
+    struct fkv *db;
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.log_bytes_max = log_bytes_max;
+    assert_ok(store_open(os_sim_os(sim), NAME, &options, &db));
+    return db;
+}
+
+static void put(struct fkv *db, uint32_t key, size_t bytes)
+{
+    assert_ok(fkv_put(db, &key, sizeof key, value, bytes));
+}
+
+/* The n-th of these calls on the store's file fails. */
+static void fail_nth(struct os_sim *sim, unsigned kinds, uint64_t nth, int error)
+{
+    os_sim_fail(
+        sim, &(struct os_sim_fault){.kinds = kinds, .nth = nth, .error = error, .name_end = NAME});
+}
+
+static void must_be_whole(struct fkv *db)
+{
+    fkv_check_result result;
+    assert_ok(fkv_check(db, NULL, &result, sizeof result));
+    assert_int_equal(result.problems, 0);
+}
+
+/* A transaction of small and large values. */
+static fkv_txn *fill_txn(struct fkv *db)
+{
+    fkv_txn *txn;
+    assert_ok(fkv_txn_begin(db, &txn));
+    assert_ok(fkv_txn_put(txn, "L0", 2, value, MIB + 5000));
+    for (uint32_t key = 100; key < 110; key++)
+        assert_ok(fkv_txn_put(txn, &key, sizeof key, value, VALUE_BYTES));
+    assert_ok(fkv_txn_put(txn, "L1", 2, value, LARGE_BYTES));
+    return txn;
+}
+
+/* A commit opens a sector and fails; a checkpoint begins, and later commits are in that sector. */
+static void test_opened_sector(void **state)
+{
+    (void)state;
+    uint32_t recovered = 0;
+    for (uint64_t nth = 1; nth <= 8; nth++) {
+        struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = nth});
+        struct fkv *db = open_on(sim, 0);
+        for (uint32_t key = 0; key < 8; key++)
+            put(db, key, VALUE_BYTES);
+        fkv_txn *txn = fill_txn(db);
+        fail_nth(sim, OS_SIM_WRITE, nth, -ENOSPC);
+        enum fkv_error error = fkv_txn_commit(txn, 0);
+        os_sim_fail(sim, NULL);
+        fkv_txn_free(txn);
+        bool failed = store_has_failed(db);
+        if (!failed) {
+            pthread_mutex_lock(&db->writer);
+            db->checkpoint.wanted = true;
+            checkpoint_poll(db);
+            pthread_mutex_unlock(&db->writer);
+            put(db, 200, 5);
+            assert_ok(fkv_sync(db));
+        }
+        os_sim_crash(sim, nth);
+        store_close(db);
+        db = open_on(sim, 0);
+        if (!failed)
+            assert_ok(fkv_exists(db, &(uint32_t){200}, sizeof(uint32_t)));
+        recovered += !failed && error;
+        must_be_whole(db);
+        assert_ok(store_close(db));
+        os_sim_free(sim);
+    }
+    assert_true(recovered > 0);
+}
+
+/* A commit fails late, the sectors that it wrote to are used again, and it fails early. */
+static void test_tried_again(void **state)
+{
+    (void)state;
+    for (int reuse = 0; reuse < 4; reuse++) {
+        struct os_sim *sim = os_sim_new(NULL);
+        struct fkv *db = open_on(sim, 0);
+        for (uint32_t key = 0; key < KEYS; key++)
+            put(db, key, VALUE_BYTES);
+        assert_ok(fkv_checkpoint(db));
+        fkv_txn *txn = fill_txn(db);
+        fail_nth(sim, OS_SIM_WRITE, 4, -ENOSPC);
+        assert_error(fkv_txn_commit(txn, 0), FKV_FULL);
+        os_sim_fail(sim, NULL);
+        for (int i = 0; i < reuse; i++) {
+            for (uint32_t key = 0; key < KEYS; key++)
+                put(db, key, VALUE_BYTES);
+            assert_ok(fkv_checkpoint(db));
+        }
+        fail_nth(sim, OS_SIM_WRITE, 1, -ENOSPC);
+        assert_error(fkv_txn_commit(txn, 0), FKV_FULL);
+        os_sim_fail(sim, NULL);
+        must_be_whole(db);
+        assert_ok(fkv_txn_commit(txn, 0));
+        fkv_txn_free(txn);
+        must_be_whole(db);
+        for (uint32_t key = 0; key < KEYS; key++)
+            assert_ok(fkv_exists(db, &key, sizeof key));
+        assert_ok(store_close(db));
+        os_sim_free(sim);
+    }
+}
+
+/* The system tells of a failed sync once: to a commit, or to the checkpoint that it is beside. The
+ * other must not take the next sync's word that all is well. */
+static void test_failed_sync(void **state)
+{
+    (void)state;
+    uint32_t failures = 0;
+    for (uint64_t nth = 1; nth <= 60; nth++) {
+        struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = nth});
+        struct fkv *db = open_on(sim, MIB);
+        fail_nth(sim, OS_SIM_SYNC, nth, -EIO);
+        uint64_t before = os_sim_failed(sim);
+        int last = -1;
+        for (int i = 0; i < 100 && os_sim_failed(sim) == before; i++) {
+            uint32_t key = (uint32_t)i % 5;
+            memset(value, i, sizeof value);
+            if (fkv_put_with(db, &key, sizeof key, value, LARGE_BYTES, FKV_SYNC) == FKV_OK)
+                last = i;
+        }
+        failures += os_sim_failed(sim) > before;
+        if (os_sim_failed(sim) > before)
+            assert_error(fkv_put_with(db, "x", 1, "", 0, FKV_SYNC), FKV_FAILED);
+        os_sim_crash(sim, nth * 7);
+        store_close(db);
+        db = open_on(sim, MIB);
+        if (last >= 0) {
+            uint32_t key = (uint32_t)last % 5;
+            size_t bytes = 0;
+            assert_ok(fkv_get(db, &key, sizeof key, value, sizeof value, &bytes));
+            assert_int_equal(bytes, LARGE_BYTES);
+            assert_true(value[0] == (uint8_t)last || value[0] == (uint8_t)(last + 5));
+        }
+        must_be_whole(db);
+        assert_ok(store_close(db));
+        os_sim_free(sim);
+    }
+    assert_true(failures > 40);
+}
+
+/* A compaction waits for a checkpoint that will not come. */
+static void test_compaction_ends(void **state)
+{
+    (void)state;
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, 0);
+    for (uint32_t i = 0; i < 200; i++)
+        put(db, i % 40, VALUE_BYTES);
+    assert_ok(fkv_compact_start(db, 0));
+    while (db->compaction.stage == COMPACTION_COLLECTS) {
+        pthread_mutex_lock(&db->writer);
+        compaction_poll(db, 64);
+        pthread_mutex_unlock(&db->writer);
+    }
+    os_sim_fail(
+        sim,
+        &(struct os_sim_fault){
+            .kinds = OS_SIM_WRITE, .nth = 1, .error = -EIO, .forever = true, .name_end = NAME});
+    enum fkv_error error = FKV_OK;
+    for (uint32_t i = 0; i < 40 && !error; i++)
+        error = fkv_put(db, &i, sizeof i, value, VALUE_BYTES);
+    assert_true(error != FKV_OK);
+    int more = 1;
+    for (int steps = 0; more && steps < 100; steps++)
+        error = fkv_compact_step(db, &more);
+    assert_false(more);
+    assert_true(error != FKV_OK);
+    store_close(db);
+    os_sim_free(sim);
+}
+
+/* The first pair of a load finds no memory, after a sector was taken for it. */
+static void test_load_of_nothing(void **state)
+{
+    (void)state;
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, 0);
+    fkv_load *load;
+    assert_ok(fkv_load_begin(db, &load));
+    enum fkv_error error = FKV_NO_MEMORY;
+    for (uint64_t nth = 1; error && !db->sectors.changing; nth++) {
+        memory_test_fail(nth, false);
+        error = fkv_load_put(load, "a", 1, "b", 1);
+        memory_test_fail(0, false);
+    }
+    assert_error(error, FKV_NO_MEMORY);
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    assert_int_equal(db->sectors.changing, 0);
+    must_be_whole(db);
+    assert_ok(store_close(db));
+    os_sim_free(sim);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_opened_sector),   cmocka_unit_test(test_tried_again),
+        cmocka_unit_test(test_failed_sync),     cmocka_unit_test(test_compaction_ends),
+        cmocka_unit_test(test_load_of_nothing),
+    };
+    return SUPPORT_RUN(argc, argv, tests);
+}
