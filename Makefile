@@ -8,7 +8,7 @@
 #   make               build the library, the tools and the tests
 #
 # Options of `make experiments`: KEYS, OPS, ENGINES, OUT (JSON lines), DIR (where the stores go),
-# WORKLOAD (seed, sizes), SIZES, REPEAT: scripts/experiments has them all. Variables given to make
+# WORKLOAD, SIZES, REPEAT: scripts/experiments has them all. Variables given to make
 # on its command line are in the environment of what it runs.
 
 .DEFAULT_GOAL := all

@@ -20,8 +20,8 @@
  *
  * A store is one file, NAME, and its write-ahead log, NAME-wal, which belongs to it and is never
  * to be deleted, moved, renamed or copied alone. A symbolic link to a store leads to both; a second
- * hard link to one does not, and must not be opened. One process opens a store at a time; any number of its
- * threads may call every function here at the same time, on the same handle.
+ * hard link to one does not, and must not be opened. One process opens a store at a time; any
+ * number of its threads may call every function here at the same time, on the same handle.
  *
  * Keys are 0 to FKV_KEY_BYTES_MAX bytes, values 0 to FKV_VALUE_BYTES_MAX; both are plain bytes.
  * There is no order over keys: fkv answers "what is the value of this key".
@@ -73,11 +73,13 @@ enum fkv_error {
     FKV_VALUE_TOO_LARGE = 4,  /* over FKV_VALUE_BYTES_MAX */
     FKV_BUFFER_TOO_SMALL = 5, /* the value is longer than the caller's buffer */
     FKV_NO_MEMORY = 6,        /* memory could not be had; nothing changed */
-    FKV_FULL = 7,             /* no room on the disk; nothing changed, reads and deletes go on */
+    FKV_FULL = 7,             /* no room on the disk, or a commit that can never have room in the
+                               * log; nothing changed, reads and deletes go on */
     FKV_IO = 8,               /* the operating system reported an error */
     FKV_FAILED = 9,           /* a write or sync failed earlier: read-only until reopened */
     FKV_READ_ONLY = 10,       /* a write on a store opened read-only */
-    FKV_NOT_EXIST = 11,       /* no such file, and FKV_NO_CREATE or FKV_OPEN_READ_ONLY was given */
+    FKV_NOT_EXIST = 11,       /* no such file, and FKV_NO_CREATE or FKV_OPEN_READ_ONLY was given; or
+                               * no such directory */
     FKV_PERMISSION = 12,      /* the file may not be opened, or not be opened for writing */
     FKV_IS_DIRECTORY = 13,    /* the path names a directory */
     FKV_IN_USE = 14,          /* another handle, of this or another process, has the store open */
@@ -90,7 +92,7 @@ enum fkv_error {
     FKV_TXN_ENDED = 21,       /* the transaction is committed or aborted already */
     FKV_CONFLICT = 22,        /* another commit changed what this transaction had read */
     FKV_FORKED = 23,          /* the handle was opened before fork(); open it again in the child */
-    FKV_MODE_MISMATCH = 24,   /* digest mode asked for, and the store is not of it, or reverse */
+    FKV_MODE_MISMATCH = 24,   /* digest mode asked for, and the store is not of it */
     FKV_SNAPSHOT_ENDED = 25,  /* the store that the snapshot is of was closed */
     FKV_CANCELLED = 26,       /* an asynchronous get: the store was closed before it was read; a
                                * backup: its progress function said so */
@@ -140,15 +142,15 @@ typedef struct fkv_options {
     /*
      * The bound on space: at every commit, dead record space is at most this percentage of live
      * record space, plus a few sectors of 1 MiB (docs/space-bound.md has the theorem). 10 to 100;
-     * default 100, which settles at about 38 under uniform overwrites. Lower means a smaller file
+     * default 100, which settles at about 37 under uniform overwrites. Lower means a smaller file
      * and more copying per overwrite.
      */
     uint32_t garbage_percent_max;
 
     /*
      * The log grows to this many bytes before a checkpoint must have freed its beginning. More
-     * means fewer checkpoints and a longer recovery: a second for a million commits or so. At
-     * least 1 MiB; default 256 MiB. A store that is written little has a small log. With a hundred
+     * means fewer checkpoints and a longer recovery: a second for a million commits or so. 1 MiB
+     * to 64 GiB; default 256 MiB. A store that is written little has a small log. With a hundred
      * million keys and more, written in random order, each checkpoint writes most of the index:
      * docs/scaling.md says what a larger log saves. Who writes faster than a checkpoint can follow
      * is slowed down while the log is short of room: some commits, at last each, sleep for up to
@@ -260,9 +262,10 @@ FKV_API enum fkv_error fkv_value_size(fkv *db, const void *key, size_t key_bytes
  * fkv_borrow returns pointers into the store, valid until that fkv_read_end whatever is written
  * meanwhile, by this thread or by others. Read sections nest. They are cheap, take no lock, and
  * should be short: while one is open, space that was freed after its beginning is not reused.
- * A store opened with FKV_NO_THREAD may make a writer in another thread wait for read sections.
+ * A store opened with FKV_NO_THREAD may make a writer in another thread wait for read sections:
+ * there, do not write inside of one while other threads write.
  *
- * Values of up to 65,536 bytes can always be borrowed. Where key and value are together longer than
+ * Values of up to 65,525 bytes can always be borrowed. Where key and value are together longer than
  * 131,060 bytes, the value is stored in several pieces: fkv_borrow then returns
  * FKV_VALUE_TOO_LARGE, and the length in *value_bytes; use fkv_get.
  */
@@ -333,9 +336,17 @@ FKV_API enum fkv_error fkv_sync(fkv *db);
  * a key of the same hash class was: treat it as a call to try again). Keys that are only written
  * never conflict; the later commit wins.
  *
- * The writes are held in memory until commit. fkv_txn_commit and fkv_txn_abort end the
- * transaction; the handle stays valid, answering FKV_TXN_ENDED, until fkv_txn_free, which aborts
- * a transaction that is still open. fkv_txn_free(NULL) does nothing.
+ * fkv_txn_get and fkv_txn_exists return FKV_CONFLICT too, as soon as they see that the commit
+ * would; the buffer and *value_bytes may have been written to then, and the transaction is of no
+ * more use.
+ *
+ * The writes are held in memory until commit, and its records or, where they are more than 4 MiB,
+ * references to them must fit into twice log_bytes_max: some million operations by default, else it
+ * is FKV_FULL. At most 65,536 of the values may be stored in pieces (see fkv_borrow). After
+ * FKV_FULL and FKV_NO_MEMORY the transaction is open still, and can be tried again. Otherwise
+ * fkv_txn_commit and fkv_txn_abort end the transaction; the handle stays valid, answering
+ * FKV_TXN_ENDED, until fkv_txn_free, which aborts a transaction that is still open.
+ * fkv_txn_free(NULL) does nothing.
  */
 FKV_API enum fkv_error fkv_txn_begin(fkv *db, fkv_txn **txn);
 FKV_API enum fkv_error fkv_txn_put(fkv_txn *txn, const void *key, size_t key_bytes,

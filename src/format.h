@@ -14,7 +14,7 @@
 
 #include "bytes.h"
 
-#define FORMAT_MAGIC 0x0a1a0d53564b66ffull /* ff 'f' 'k' 'V' 'S' 0d 1a 0a */
+#define FORMAT_MAGIC 0x0a1a0d53564b66ffull /* ff 'f' 'K' 'V' 'S' 0d 1a 0a */
 #define FORMAT_VERSION 2u
 
 #define SECTOR_BYTES MIB

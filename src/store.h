@@ -15,8 +15,8 @@
  *     checkpoint.c  checkpoints, in small steps
  *     open.c        creating, opening, recovering, closing
  *
- * Locks, in this order: writer, tail.flush_lock, tail.queue_lock; pages.load_lock is
- * taken alone or last. Readers take none (but load_lock for a page that is not in memory).
+ * Locks: docs/architecture.md has them all, and their order. Readers take none, but for a page of the
+ * index that is not in memory.
  */
 #ifndef FKV_STORE_H
 #define FKV_STORE_H
