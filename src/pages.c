@@ -292,6 +292,10 @@ bool pages_load_step(struct pages *pages, enum space space, uint32_t number, str
             pthread_mutex_lock(&pages->load_lock);
             return false;
         }
+        /* Or it was spilled to the same place, and is by now as it was before: nobody can do that
+         * while the lock is held. */
+        if (copy->error == FKV_DAMAGED)
+            copy_read(pages, space, number, copy);
         if ((*error = copy->error))
             return true;
         copy_adopt(pages, space, page, copy);

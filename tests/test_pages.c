@@ -615,16 +615,64 @@ static void test_memory_fails(void **state)
     free(world);
 }
 
+/* A page is read while it is spilled over; by when the reader looks again, it is as before. */
+static struct {
+    struct world *world;
+    struct os_ops ops;
+    const struct os_ops *real;
+    bool reads; /* the next read is the reader's */
+} back_and_forth;
+
+static void change_and_evict(struct pages *pages, uint32_t version)
+{
+    uint32_t frame;
+    assert_ok(pages_load(pages, 0, 5, &frame));
+    content(0, 5, version, pages_write(pages, 0, 5));
+    assert_ok(pages_spill(pages, 0, 5));
+    pthread_mutex_lock(&pages->load_lock);
+    frame_free(pages, pages_evict(pages, 0, 5));
+    pthread_mutex_unlock(&pages->load_lock);
+}
+
+static int read_meanwhile(struct os_file *file, void *to, size_t bytes, uint64_t offset)
+{
+    struct pages *pages = &back_and_forth.world->file.pages;
+    if (!back_and_forth.reads)
+        return back_and_forth.real->read(file, to, bytes, offset);
+    back_and_forth.reads = false;
+    change_and_evict(pages, 2);
+    int status = back_and_forth.real->read(file, to, bytes, offset);
+    change_and_evict(pages, 1);
+    return status;
+}
+
+static void test_back_and_forth(void **state)
+{
+    (void)state;
+    struct world *world = malloc(sizeof *world);
+    make_pages(world, 9);
+    struct pages *pages = &world->file.pages;
+    change_and_evict(pages, 1);
+    back_and_forth.world = world;
+    back_and_forth.real = pages->environment.ops;
+    back_and_forth.ops = *back_and_forth.real;
+    back_and_forth.ops.read = read_meanwhile;
+    back_and_forth.reads = true;
+    pages->environment.ops = &back_and_forth.ops;
+    uint32_t frame;
+    assert_ok(pages_load(pages, 0, 5, &frame));
+    assert_false(back_and_forth.reads);
+    drop_world(world);
+    free(world);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_damage_is_found),
-        cmocka_unit_test(test_many_are_loaded),
-        cmocka_unit_test(test_old_pages_are_found),
-        cmocka_unit_test(test_impossible_roots),
-        cmocka_unit_test(test_memory_fails),
-        cmocka_unit_test(test_spilling_beside),
-        cmocka_unit_test(test_model),
+        cmocka_unit_test(test_damage_is_found),     cmocka_unit_test(test_many_are_loaded),
+        cmocka_unit_test(test_old_pages_are_found), cmocka_unit_test(test_impossible_roots),
+        cmocka_unit_test(test_memory_fails),        cmocka_unit_test(test_spilling_beside),
+        cmocka_unit_test(test_back_and_forth),      cmocka_unit_test(test_model),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
