@@ -574,10 +574,25 @@ void collect_with_room(struct fkv *db)
     commit_end_making_room(db);
 }
 
-/* The disk is full. A checkpoint frees what is in quarantine; and what is dead among the living is
- * freed by moving them together. False if neither makes room. */
+/* Places that pages could have, less those that the next checkpoint needs. */
+static int64_t spare_places(const struct fkv *db)
+{
+    uint64_t places = (uint64_t)sectors_free_count(&db->sectors) * SECTOR_PAGES;
+    return (int64_t)(places + pages_places_free(&db->pages)) -
+           (int64_t)pages_places_needed(&db->pages);
+}
+
+/* The disk is full. A checkpoint frees the places of pages that were changed, and what is in
+ * quarantine; and what is dead among the living is freed by moving them together. False if none of
+ * it makes room. */
 static bool make_room_on_disk(struct fkv *db)
 {
+    enum { WORTH_WHILE = 32 };
+    int64_t spare = spare_places(db);
+    bool unwritten = db->checkpoint.stage != CHECKPOINT_IDLE ||
+                     db->pages.dirty_pages + db->pages.pending_pages >= WORTH_WHILE;
+    if (unwritten && !checkpoint_run(db) && spare_places(db) >= spare + WORTH_WHILE)
+        return true;
     uint32_t before = sectors_free_count(&db->sectors);
     bool quarantined =
         db->sectors.freed.count + db->sectors.uncertain.count + db->sectors.awaiting_readers > 0;

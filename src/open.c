@@ -228,6 +228,13 @@ static enum fkv_error take_sector(void *context, uint32_t *sector)
     struct fkv *db = context;
     if (db->replay_last)
         return sectors_take_after(&db->sectors, db->replay_last - PLANTED(SPILL_IN_LOG), sector);
+    /* Where pages have places elsewhere, if not in a row, the collector's sectors are not for them.
+     */
+    if (pages_places_free(&db->pages)) {
+        enum fkv_error error = sectors_reserve_free(&db->sectors, 1 + RESERVE_FOR_COLLECTOR);
+        if (error)
+            return error;
+    }
     return sectors_take(&db->sectors, sector);
 }
 
@@ -554,6 +561,18 @@ static enum fkv_error find_last_sector(struct fkv *db)
     return error;
 }
 
+/* Pages that are spilled may go over those of the checkpoint before this one: so this one's header
+ * must be more than something that the system has in its cache. */
+static enum fkv_error make_header_durable(struct fkv *db)
+{
+    uint8_t page[PAGE_BYTES] = {0};
+    memcpy(page, &db->header, sizeof db->header);
+    int status = db->os->ops->write(db->file, page, sizeof page, db->header_copy * PAGE_BYTES);
+    if (!status)
+        status = data_sync(&db->data_sync);
+    return status ? error_os(status, "write the header of", db->path) : FKV_OK;
+}
+
 /* Redo what the log has since the checkpoint. */
 static enum fkv_error replay(struct fkv *db)
 {
@@ -563,6 +582,8 @@ static enum fkv_error replay(struct fkv *db)
     atomic_store(&log->durable_commit, db->commit);
     bool spills = db->index.frames_max && !db->read_only;
     enum fkv_error error = spills ? find_last_sector(db) : FKV_OK;
+    if (!error && spills && db->header_in_doubt)
+        error = make_header_durable(db);
     if (error)
         return error;
     uint8_t *scratch = memory_buffer(SECTOR_BYTES);

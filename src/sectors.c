@@ -355,11 +355,15 @@ static enum fkv_error fill_hole(struct sectors *sectors)
 
 enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave)
 {
+    return sectors_reserve_free(sectors, take + leave + wanted_for_pages(sectors));
+}
+
+enum fkv_error sectors_reserve_free(struct sectors *sectors, uint32_t want)
+{
     for (;;) {
         enum fkv_error error = adopt(sectors);
         if (error)
             return error;
-        uint32_t want = take + leave + wanted_for_pages(sectors);
         if (sectors->free_backed_count >= want)
             return FKV_OK;
         uint32_t missing = want - sectors->free_backed_count;

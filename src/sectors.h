@@ -144,6 +144,8 @@ void sectors_extend_ahead(struct sectors *sectors, uint32_t more, pthread_mutex_
 /* Make sure that after taking `take` sectors for values, `leave` free ones and the places that
  * the next checkpoint needs remain; grows the file if it must. */
 enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave);
+/* Make sure that so many are free, those included that the next checkpoint needs. */
+enum fkv_error sectors_reserve_free(struct sectors *sectors, uint32_t want);
 
 /* A free sector. Grows the file if there is none. */
 enum fkv_error sectors_take(struct sectors *sectors, uint32_t *sector);
