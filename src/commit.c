@@ -589,8 +589,10 @@ static bool make_room_on_disk(struct fkv *db)
 {
     enum { WORTH_WHILE = 32 };
     int64_t spare = spare_places(db);
-    bool unwritten = db->checkpoint.stage != CHECKPOINT_IDLE ||
-                     db->pages.dirty_pages + db->pages.pending_pages >= WORTH_WHILE;
+    bool unwritten =
+        db->checkpoint.stage != CHECKPOINT_IDLE ||
+        db->pages.dirty_pages + db->pages.pending_pages >= WORTH_WHILE ||
+        db->commit - db->header.commit >= WORTH_WHILE; /* spilled pages have two places */
     if (unwritten && !checkpoint_run(db) && spare_places(db) >= spare + WORTH_WHILE)
         return true;
     uint32_t before = sectors_free_count(&db->sectors);
