@@ -213,11 +213,56 @@ static void sums_in_snapshots_without_threads(void **state)
     run_bank(FKV_NO_THREAD, "no_thread");
 }
 
+/* Two threads close snapshots, one of them inside read sections: neither waits for the other for
+ * ever. The handle is closed with a snapshot open, while the library's threads work. */
+enum { CLOSES = 3000 };
+
+struct closer {
+    fkv *db;
+    bool in_section;
+};
+
+static void *close_snapshots(void *context)
+{
+    const struct closer *closer = context;
+    for (uint32_t i = 0; i < CLOSES; i++) {
+        fkv_snapshot *snapshot;
+        insist_ok(fkv_snapshot_open(closer->db, &snapshot));
+        insist_ok(fkv_put(closer->db, &(uint32_t){i % 10}, sizeof(uint32_t), &i, sizeof i));
+        if (closer->in_section)
+            fkv_read_begin(closer->db);
+        fkv_snapshot_close(snapshot);
+        if (closer->in_section)
+            fkv_read_end(closer->db);
+    }
+    return NULL;
+}
+
+static void closes_inside_and_outside(void **state)
+{
+    (void)state;
+    fkv *db;
+    pthread_t thread[2];
+    insist_ok(fkv_open(support_path("closes"), NULL, &db));
+    struct closer closers[2] = {{db, false}, {db, true}};
+    for (int i = 0; i < 2; i++)
+        insist(pthread_create(&thread[i], NULL, close_snapshots, &closers[i]) == 0);
+    for (int i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    fkv_snapshot *left;
+    insist_ok(fkv_snapshot_open(db, &left));
+    for (uint32_t i = 0; i < CLOSES; i++)
+        insist_ok(fkv_put(db, &i, sizeof i, &i, sizeof i));
+    insist_ok(fkv_close(db));
+    fkv_snapshot_close(left);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_in_snapshots),
         cmocka_unit_test(sums_in_snapshots_without_threads),
+        cmocka_unit_test(closes_inside_and_outside),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
