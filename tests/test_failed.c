@@ -16,13 +16,14 @@ enum { VALUE_BYTES = 100000, LARGE_BYTES = 2 * MIB + 5000, KEYS = 20 };
 
 static uint8_t value[LARGE_BYTES];
 
-static struct fkv *open_on(struct os_sim *sim, uint64_t log_bytes_max)
+static struct fkv *open_on(struct os_sim *sim, uint64_t log_bytes_max, uint64_t index_memory_max)
 {
     struct fkv *db;
     fkv_options options;
     fkv_options_init(&options);
     options.flags = FKV_NO_THREAD;
     options.log_bytes_max = log_bytes_max;
+    options.index_memory_max = index_memory_max;
     assert_ok(store_open(os_sim_os(sim), NAME, &options, &db));
     return db;
 }
@@ -46,6 +47,13 @@ static void must_be_whole(struct fkv *db)
     assert_int_equal(result.problems, 0);
 }
 
+static void end_whole(struct os_sim *sim, struct fkv *db)
+{
+    must_be_whole(db);
+    assert_ok(store_close(db));
+    os_sim_free(sim);
+}
+
 /* A transaction of small and large values. */
 static fkv_txn *fill_txn(struct fkv *db)
 {
@@ -65,7 +73,7 @@ static void test_opened_sector(void **state)
     uint32_t recovered = 0;
     for (uint64_t nth = 1; nth <= 8; nth++) {
         struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = nth});
-        struct fkv *db = open_on(sim, 0);
+        struct fkv *db = open_on(sim, 0, 0);
         for (uint32_t key = 0; key < 8; key++)
             put(db, key, VALUE_BYTES);
         fkv_txn *txn = fill_txn(db);
@@ -84,13 +92,11 @@ static void test_opened_sector(void **state)
         }
         os_sim_crash(sim, nth);
         store_close(db);
-        db = open_on(sim, 0);
+        db = open_on(sim, 0, 0);
         if (!failed)
             assert_ok(fkv_exists(db, &(uint32_t){200}, sizeof(uint32_t)));
         recovered += !failed && error;
-        must_be_whole(db);
-        assert_ok(store_close(db));
-        os_sim_free(sim);
+        end_whole(sim, db);
     }
     assert_true(recovered > 0);
 }
@@ -101,7 +107,7 @@ static void test_tried_again(void **state)
     (void)state;
     for (int reuse = 0; reuse < 4; reuse++) {
         struct os_sim *sim = os_sim_new(NULL);
-        struct fkv *db = open_on(sim, 0);
+        struct fkv *db = open_on(sim, 0, 0);
         for (uint32_t key = 0; key < KEYS; key++)
             put(db, key, VALUE_BYTES);
         assert_ok(fkv_checkpoint(db));
@@ -136,7 +142,7 @@ static void test_failed_sync(void **state)
     uint32_t failures = 0;
     for (uint64_t nth = 1; nth <= 24; nth++) {
         struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = nth});
-        struct fkv *db = open_on(sim, MIB);
+        struct fkv *db = open_on(sim, MIB, 0);
         fail_nth(sim, OS_SIM_SYNC, nth, -EIO);
         uint64_t before = os_sim_failed(sim);
         int last = -1;
@@ -151,7 +157,7 @@ static void test_failed_sync(void **state)
             assert_error(fkv_put_with(db, "x", 1, "", 0, FKV_SYNC), FKV_FAILED);
         os_sim_crash(sim, nth * 7);
         store_close(db);
-        db = open_on(sim, MIB);
+        db = open_on(sim, MIB, 0);
         if (last >= 0) {
             uint32_t key = (uint32_t)last % 5;
             size_t bytes = 0;
@@ -159,9 +165,7 @@ static void test_failed_sync(void **state)
             assert_int_equal(bytes, LARGE_BYTES);
             assert_true(value[0] == (uint8_t)last || value[0] == (uint8_t)(last + 5));
         }
-        must_be_whole(db);
-        assert_ok(store_close(db));
-        os_sim_free(sim);
+        end_whole(sim, db);
     }
     assert_true(failures > 16);
 }
@@ -171,7 +175,7 @@ static void test_compaction_ends(void **state)
 {
     (void)state;
     struct os_sim *sim = os_sim_new(NULL);
-    struct fkv *db = open_on(sim, 0);
+    struct fkv *db = open_on(sim, 0, 0);
     for (uint32_t i = 0; i < 200; i++)
         put(db, i % 40, VALUE_BYTES);
     assert_ok(fkv_compact_start(db, 0));
@@ -202,7 +206,7 @@ static void test_load_of_nothing(void **state)
 {
     (void)state;
     struct os_sim *sim = os_sim_new(NULL);
-    struct fkv *db = open_on(sim, 0);
+    struct fkv *db = open_on(sim, 0, 0);
     fkv_load *load;
     assert_ok(fkv_load_begin(db, &load));
     enum fkv_error error = FKV_NO_MEMORY;
@@ -215,9 +219,7 @@ static void test_load_of_nothing(void **state)
     assert_ok(fkv_load_commit(load));
     fkv_load_free(load);
     assert_int_equal(db->sectors.changing, 0);
-    must_be_whole(db);
-    assert_ok(store_close(db));
-    os_sim_free(sim);
+    end_whole(sim, db);
 }
 
 /* On a full disk deletes go on, and then puts do. */
@@ -226,13 +228,7 @@ static void test_deletes_on_a_full_disk(void **state)
     (void)state;
     for (uint64_t limit = 0; limit <= 32768; limit += 32768) {
         struct os_sim *sim = os_sim_new(&(struct os_sim_options){.capacity_bytes = 16 * MIB});
-        struct fkv *db;
-        fkv_options options;
-        fkv_options_init(&options);
-        options.flags = FKV_NO_THREAD;
-        options.log_bytes_max = 2 * MIB;
-        options.index_memory_max = limit;
-        assert_ok(store_open(os_sim_os(sim), NAME, &options, &db));
+        struct fkv *db = open_on(sim, 2 * MIB, limit);
         uint32_t keys = 0;
         enum fkv_error error;
         for (int refused = 0; refused < 50; refused += error != FKV_OK) {
@@ -247,9 +243,7 @@ static void test_deletes_on_a_full_disk(void **state)
         for (uint32_t key = 0; key < keys; key++)
             if (key % 5 == 0)
                 put(db, key, key * 7 % 40);
-        must_be_whole(db);
-        assert_ok(store_close(db));
-        os_sim_free(sim);
+        end_whole(sim, db);
     }
 }
 

@@ -16,13 +16,20 @@
 #define NAME "store"
 enum { RECORDS = 20 };
 
-static enum fkv_error open_on(struct os_sim *sim, fkv **db)
+static enum fkv_error open_with(struct os_sim *sim, uint64_t log_bytes_max,
+                                uint64_t index_memory_max, fkv **db)
 {
     fkv_options options;
     fkv_options_init(&options);
     options.flags = FKV_NO_THREAD;
-    options.log_bytes_max = 2 * MIB;
+    options.log_bytes_max = log_bytes_max;
+    options.index_memory_max = index_memory_max;
     return store_open(os_sim_os(sim), NAME, &options, db);
+}
+
+static enum fkv_error open_on(struct os_sim *sim, fkv **db)
+{
+    return open_with(sim, 2 * MIB, 0, db);
 }
 
 static struct os_sim *disk_with_store(uint64_t seed, fkv **db)
@@ -271,12 +278,7 @@ enum { SPILL_KEYS = 20000 };
 
 static enum fkv_error open_limited(struct os_sim *sim, fkv **db)
 {
-    fkv_options options;
-    fkv_options_init(&options);
-    options.flags = FKV_NO_THREAD;
-    options.log_bytes_max = MIB;
-    options.index_memory_max = 32768;
-    return store_open(os_sim_os(sim), NAME, &options, db);
+    return open_with(sim, MIB, 32768, db);
 }
 
 static enum fkv_error put_versions(fkv *db, uint32_t from, uint32_t count, uint32_t version)
