@@ -139,6 +139,17 @@ static enum fkv_error sync_store(struct fkv *db)
     return FKV_OK;
 }
 
+enum fkv_error checkpoint_write_copy(struct fkv *db, const struct format_header *header)
+{
+    uint8_t page[PAGE_BYTES] = {0};
+    memcpy(page, header, sizeof *header);
+    int status = db->os->ops->write(db->file, page, sizeof page, db->header_copy * PAGE_BYTES);
+    if (status)
+        return store_fail(db, error_os(status, "write the header of", db->path));
+    db->checkpoint.header_bytes += PAGE_BYTES;
+    return PLANTED(SKIP_HEADER_SYNC) ? FKV_OK : sync_store(db);
+}
+
 /*
  * Both copies get the same header but for their sequence: first the one that does not count, so
  * that there always is a whole one; and then, once that is durable, the other, so that one damaged
@@ -148,16 +159,10 @@ enum fkv_error checkpoint_write_header(struct fkv *db, struct format_header *hea
 {
     header->sequence = db->header.sequence;
     for (int i = 0; i < 2; i++) {
-        uint8_t page[PAGE_BYTES] = {0};
         db->header_copy ^= 1;
         header->sequence++;
         header->checksum = header_checksum(header);
-        memcpy(page, header, sizeof *header);
-        int status = db->os->ops->write(db->file, page, sizeof page, db->header_copy * PAGE_BYTES);
-        if (status)
-            return store_fail(db, error_os(status, "write the header of", db->path));
-        db->checkpoint.header_bytes += PAGE_BYTES;
-        enum fkv_error error = PLANTED(SKIP_HEADER_SYNC) ? FKV_OK : sync_store(db);
+        enum fkv_error error = checkpoint_write_copy(db, header);
         if (error)
             return error;
     }

@@ -83,10 +83,10 @@ enum fkv_error commit_prepare_kill(struct fkv *db, struct write *write)
     return error || !(write->entry & ENTRY_LARGE) ? error : prepare_kill_parts(db, write);
 }
 
-/* The id of the large value that a write of this commit makes. */
-static uint64_t large_id(uint64_t commit, const struct write *write)
+/* The id of the large value that a write of the next commit makes. */
+static uint64_t large_id(const struct fkv *db, const struct write *write)
 {
-    return commit << LARGE_NUMBER_BITS | (write->large - 1);
+    return (db->commit + 1) << LARGE_NUMBER_BITS | (write->large - 1);
 }
 
 static uint32_t pieces_of(const struct write *write)
@@ -180,8 +180,8 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
                              1u << LARGE_NUMBER_BITS);
         for (uint32_t p = 0; p < pieces_of(write); p++) {
             uint64_t entry;
-            struct hash128 hash = piece_hash(db, large_id(db->commit + 1, write),
-                                             write->value_bytes / LARGE_SECTOR_PAYLOAD + p);
+            struct hash128 hash =
+                piece_hash(db, large_id(db, write), write->value_bytes / LARGE_SECTOR_PAYLOAD + p);
             if ((error = index_prepare(&db->index, hash, true, &entry)))
                 return error;
         }
@@ -230,9 +230,9 @@ static enum fkv_error append_record(struct fkv *db, enum record_kind kind, const
     return FKV_OK;
 }
 
-static enum fkv_error store_large(struct fkv *db, struct write *write, uint64_t commit)
+static enum fkv_error store_large(struct fkv *db, struct write *write)
 {
-    uint64_t id = large_id(commit, write);
+    uint64_t id = large_id(db, write);
     enum fkv_error error = large_store(db, write, id);
     if (error)
         return error;
@@ -267,10 +267,10 @@ static enum fkv_error store_large(struct fkv *db, struct write *write, uint64_t 
     return error;
 }
 
-static enum fkv_error store_write(struct fkv *db, struct write *write, uint64_t commit)
+static enum fkv_error store_write(struct fkv *db, struct write *write)
 {
     if (write->large)
-        return store_large(db, write, commit);
+        return store_large(db, write);
     return append_record(db, RECORD_PLAIN, write->key, write->key_bytes, write->value,
                          write->value_bytes, &write->address, &write->cells);
 }
@@ -515,7 +515,7 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
         writes[i].address = 0;
         if (writes[i].remove)
             continue;
-        error = store_write(db, &writes[i], commit);
+        error = store_write(db, &writes[i]);
         any_large |= writes[i].fresh && writes[i].fresh->sector_count;
     }
     if (!error && needs->refer)

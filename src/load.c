@@ -370,7 +370,6 @@ static void apply(struct fkv_load *load)
 
 /* ---------------------------------------------------------------- commit: the whole */
 
-/* The writer lock is held. */
 void load_end(struct fkv_load *load)
 {
     load->ended = true;

@@ -137,6 +137,12 @@ static bool fits_at_front(const struct log *log, uint64_t bytes)
            log->head.offset + wrap_bytes <= log->size;
 }
 
+static enum fkv_error too_large(const struct log *log, uint64_t bytes)
+{
+    return error_set(FKV_FULL, "%s: a commit of %llu bytes of log is too large", log->path,
+                     (unsigned long long)bytes);
+}
+
 static enum fkv_error allocate_for(struct log *log, uint64_t bytes)
 {
     uint64_t need = round_up(log->head.offset + bytes + wrap_bytes, MIB);
@@ -146,8 +152,7 @@ static enum fkv_error allocate_for(struct log *log, uint64_t bytes)
     }
     uint64_t size = max_u64(min_u64(log->size * 2, log->size_max), need);
     if (size > log->map_bytes)
-        return error_set(FKV_FULL, "%s: a commit of %llu bytes of log is too large", log->path,
-                         (unsigned long long)bytes);
+        return too_large(log, bytes);
     uint64_t from = max_u64(log->size, log->ahead);
     int status = log->ops->allocate(log->file, from, size - from);
     if (status)
@@ -229,8 +234,7 @@ static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
 {
     *full = false;
     if (bytes >= UINT32_MAX || LOG_FRAMES_OFFSET + bytes + wrap_bytes > log->map_bytes)
-        return error_set(FKV_FULL, "%s: a commit of %llu bytes of log is too large", log->path,
-                         (unsigned long long)bytes);
+        return too_large(log, bytes);
     if (fits_at_head(log, bytes))
         return FKV_OK;
     /* Go back to the front if there is enough room there that it is worth it. */

@@ -561,18 +561,6 @@ static enum fkv_error find_last_sector(struct fkv *db)
     return error;
 }
 
-/* Pages that are spilled may go over those of the checkpoint before this one: so this one's header
- * must be more than something that the system has in its cache. */
-static enum fkv_error make_header_durable(struct fkv *db)
-{
-    uint8_t page[PAGE_BYTES] = {0};
-    memcpy(page, &db->header, sizeof db->header);
-    int status = db->os->ops->write(db->file, page, sizeof page, db->header_copy * PAGE_BYTES);
-    if (!status)
-        status = data_sync(&db->data_sync);
-    return status ? error_os(status, "write the header of", db->path) : FKV_OK;
-}
-
 /* Redo what the log has since the checkpoint. */
 static enum fkv_error replay(struct fkv *db)
 {
@@ -582,8 +570,10 @@ static enum fkv_error replay(struct fkv *db)
     atomic_store(&log->durable_commit, db->commit);
     bool spills = db->index.frames_max && !db->read_only;
     enum fkv_error error = spills ? find_last_sector(db) : FKV_OK;
+    /* Pages that are spilled may go over those of the checkpoint before this one: so this one's
+     * header must be more than something that the system has in its cache. */
     if (!error && spills && db->header_in_doubt)
-        error = make_header_durable(db);
+        error = checkpoint_write_copy(db, &db->header);
     if (error)
         return error;
     uint8_t *scratch = memory_buffer(SECTOR_BYTES);
@@ -1019,7 +1009,6 @@ enum fkv_error store_close(struct fkv *db)
     if (forked) { /* the threads, and the file, are the parent's */
         db->checkpointer_runs = db->flusher_runs = false;
         reclaim_finish(&db->reclaim, true);
-        db->reclaim.release = NULL;
         if (db->load)
             load_end(db->load);
         drop(db);

@@ -153,6 +153,7 @@ void reclaim_finish(struct reclaim *reclaim, bool forked)
     }
     if (forked) { /* the lists may be half changed: by a thread that is not in this process */
         reclaim->waiting = reclaim->filling = (struct retired){0};
+        reclaim->release = NULL;
         return;
     }
     release_waiting(reclaim);

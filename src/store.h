@@ -15,8 +15,8 @@
  *     checkpoint.c  checkpoints, in small steps
  *     open.c        creating, opening, recovering, closing
  *
- * Locks: docs/architecture.md has them all, and their order. Readers take none, but for a page of the
- * index that is not in memory.
+ * Locks: docs/architecture.md has them all, and their order. Readers take none, but for a page of
+ * the index that is not in memory.
  */
 #ifndef FKV_STORE_H
 #define FKV_STORE_H
@@ -371,7 +371,7 @@ void txn_end_all(struct fkv *db);
 /* ---- load.c */
 /* Give up db->load. The writer lock is held, or the store closes. */
 void load_abandon(struct fkv *db);
-/* It is over, and the store has none. */
+/* It is over, and the store has none. The writer lock is held, but in a child of fork(). */
 void load_end(struct fkv_load *load);
 
 /* ---- collect.c: the writer lock is held */
@@ -419,6 +419,8 @@ void checkpoint_pause(struct fkv *db);
  * released meanwhile. */
 enum fkv_error checkpoint_run(struct fkv *db);
 void *checkpoint_thread(void *db);
+/* Write a header to the place of the copy that db->header_copy says, and sync it. */
+enum fkv_error checkpoint_write_copy(struct fkv *db, const struct format_header *header);
 /* Write a header to both its places, and sync each; it becomes db->header. */
 enum fkv_error checkpoint_write_header(struct fkv *db, struct format_header *header);
 
