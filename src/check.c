@@ -69,12 +69,12 @@ const void *check_page(struct check *check, enum space space, uint32_t number, v
     pthread_mutex_unlock(&pages->load_lock);
     if (page.frame)
         return frame_bytes(pages, page.frame);
-    if (!page.location || page.zero) {
-        memset(room, 0, PAGE_BYTES);
-        return room;
-    }
     struct format_reference from = {page.location, page.checksum};
-    return image_reference(&check->image, from, page_seed(space, 0, number), room) ? NULL : room;
+    if (!page.location || page.zero)
+        memset(room, 0, PAGE_BYTES);
+    else if (image_reference(&check->image, from, page_seed(space, 0, number), room))
+        return NULL;
+    return pages_complete(pages, space, number, room);
 }
 
 const uint8_t *check_sector_bytes(struct check *check, uint32_t sector)

@@ -169,6 +169,28 @@ static void check_marks(struct check *check)
            pages->pending_pages);
 }
 
+/* The load lock is held. */
+static void check_parked(struct check *check)
+{
+    const struct pages *pages = &check->db->pages;
+    const struct page_space *space = &pages->space[SPACE_INDEX];
+    uint64_t count = 0, bytes = 0;
+    for (uint32_t n = 0; n < space->page_count; n++) {
+        const struct page_chunk *chunk = space->chunks[n / NODE_FANOUT];
+        const struct page *page = &chunk->page[n % NODE_FANOUT];
+        const struct delta *delta = chunk->deltas ? chunk->deltas[n % NODE_FANOUT] : NULL;
+        if (!delta)
+            continue;
+        count++;
+        bytes += delta_bytes(units_count(&delta->changed));
+        if (page->frame || page->epoch != pages->epoch)
+            wrong(check, FKV_PART_MEMORY, "the index page %u is parked and %s", n,
+                  page->frame ? "in memory" : "not changed");
+    }
+    expect(check, FKV_PART_MEMORY, "parked pages", count, pages->parked_pages);
+    expect(check, FKV_PART_MEMORY, "bytes of parked pages", bytes, pages->parked_bytes);
+}
+
 /* ---------------------------------------------------------------- frames */
 
 struct frame_use {
@@ -474,6 +496,7 @@ void check_memory(struct check *check)
     check_marks(check);
     pthread_mutex_lock(&check->db->pages.load_lock);
     check_frames(check);
+    check_parked(check);
     pthread_mutex_unlock(&check->db->pages.load_lock);
     if (!check_goes_on(check))
         return;

@@ -3,11 +3,13 @@
 #include "header.h"
 #include "planted.h"
 
+#include <sched.h>
 #include <time.h>
 
 /*
  * A checkpoint makes the file alone hold the state of one moment:
  *
+ *   INDEX    pages that are parked (a limited index: pages.h) go to the file; mostly there are none
  *   begin    the moment (writer lock, brief): the open sector is padded to a page, the position in
  *            the log noted, pages and freed sectors marked
  *   VALUES   sectors that were sealed before it, and the open one's beginning, go to the file
@@ -44,6 +46,7 @@ static void begin(struct fkv *db)
     struct sectors *sectors = &db->sectors;
     checkpoint->thorough = checkpoint->asked;
     checkpoint->asked = checkpoint->wanted = false;
+    db->pages.unparking = false;
     tail_pad_to_page(&db->tail);
     db->tail.opened_count = 0; /* the table will say so */
     checkpoint->log = db->log.head;
@@ -70,6 +73,19 @@ static void begin(struct fkv *db)
     sectors_checkpoint_begin(sectors);
     pages_checkpoint_begin(&db->pages);
     checkpoint->stage = CHECKPOINT_VALUES;
+}
+
+static void start(struct fkv *db)
+{
+    struct checkpoint *checkpoint = &db->checkpoint;
+    if (!db->pages.parked_pages) {
+        begin(db);
+        return;
+    }
+    db->pages.unparking = true;
+    checkpoint->log_bytes_before = db->log.written_bytes;
+    checkpoint->log_room = room_in_log(db);
+    checkpoint->stage = CHECKPOINT_INDEX;
 }
 
 static enum fkv_error write_values(struct fkv *db)
@@ -104,6 +120,21 @@ static void unlock_after_copies(struct fkv *db)
 {
     atomic_store_explicit(&db->checkpoint.copies, false, memory_order_relaxed);
     unlock(db);
+}
+
+/* And begin, once no page is parked. */
+static enum fkv_error write_parked(struct fkv *db)
+{
+    enum { PAGES_AT_ONCE = 8 };
+    bool none;
+    lock_for_copies(db);
+    enum fkv_error error = index_spill_parked(&db->index, PAGES_AT_ONCE, &none);
+    if (!error && none)
+        begin(db);
+    unlock_after_copies(db);
+    if (db->threads) /* others can have the lock */
+        sched_yield();
+    return error;
 }
 
 static enum fkv_error write_pages(struct fkv *db)
@@ -235,9 +266,12 @@ static void over(struct fkv *db, enum fkv_error error)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
     lock(db);
+    db->pages.unparking = false;
     if (error) {
-        pages_checkpoint_abandon(&db->pages);
-        sectors_checkpoint_abandon(&db->sectors);
+        if (checkpoint->stage != CHECKPOINT_INDEX) {
+            pages_checkpoint_abandon(&db->pages);
+            sectors_checkpoint_abandon(&db->sectors);
+        }
         if (error != FKV_FULL && error != FKV_NO_MEMORY)
             store_fail(db, error);
     }
@@ -260,6 +294,9 @@ static void advance(struct fkv *db)
     switch ((enum checkpoint_stage)db->checkpoint.stage) {
     case CHECKPOINT_IDLE:
         return;
+    case CHECKPOINT_INDEX:
+        error = write_parked(db);
+        break;
     case CHECKPOINT_VALUES:
         error = write_values(db);
         break;
@@ -379,7 +416,7 @@ void checkpoint_poll(struct fkv *db)
     if (store_has_failed(db))
         return;
     if (checkpoint->stage == CHECKPOINT_IDLE)
-        begin(db);
+        start(db);
     else
         advance(db);
 }
@@ -395,7 +432,7 @@ enum fkv_error checkpoint_run(struct fkv *db)
             advance(db);
         if (store_has_failed(db)) /* after a failed sync no other is to be believed */
             return FKV_IO;
-        begin(db);
+        start(db);
         while (checkpoint->stage != CHECKPOINT_IDLE)
             advance(db);
     }
@@ -424,8 +461,11 @@ enum fkv_error checkpoint_run(struct fkv *db)
 static bool is_given_up(struct fkv *db)
 {
     lock(db);
-    bool given_up = db->stop && db->checkpoint.stage == CHECKPOINT_PAGES &&
-                    db->pages.pending_pages > CLOSE_PAGES_MAX;
+    int stage = db->checkpoint.stage;
+    uint64_t left = stage == CHECKPOINT_INDEX   ? db->pages.dirty_pages
+                    : stage == CHECKPOINT_PAGES ? db->pages.pending_pages
+                                                : 0;
+    bool given_up = db->stop && left > CLOSE_PAGES_MAX;
     unlock(db);
     return given_up;
 }
@@ -449,7 +489,7 @@ void *checkpoint_thread(void *context)
             pthread_cond_broadcast(&db->checkpoint_over);
             continue;
         }
-        begin(db);
+        start(db);
         pthread_mutex_unlock(&db->writer);
         while (db->checkpoint.stage != CHECKPOINT_IDLE) {
             if (is_given_up(db))

@@ -758,10 +758,11 @@ void index_unplan(struct index *index)
     }
 }
 
-/* The bytes of a slot, to change: marks its page as changed. */
+/* The bytes of a slot, to change: marks its page as changed, and what of it. */
 static struct slot *slot_write(struct index *index, const struct found *found)
 {
     pages_write(index->pages, SPACE_INDEX, directory_read(index, found->id)->page[found->page]);
+    pages_note(index->pages, found->slot);
     return found->slot;
 }
 
@@ -785,11 +786,14 @@ static void insert(struct index *index, struct hash128 hash, uint64_t value)
         uint32_t at = probe_at(&probe, segment->pages, i, &page);
         struct bucket *bucket =
             (struct bucket *)pages_write(index->pages, SPACE_INDEX, entry->page[page]) + at;
-        if (bucket_fill(bucket, key.tag, value | (uint64_t)key.low << LOW_SHIFT)) {
+        const struct slot *slot =
+            bucket_fill(bucket, key.tag, value | (uint64_t)key.low << LOW_SHIFT);
+        if (slot) {
+            pages_note(index->pages, slot);
             set_count(index, id, 1);
             return;
         }
-        bucket_mark(bucket, probe.class);
+        pages_note(index->pages, bucket_mark(bucket, probe.class));
     }
     assert(!"index_prepare made room");
 }
@@ -882,14 +886,29 @@ void index_reclaim(struct index *index, uint32_t segments)
 
 /* ---------------------------------------------------------------- a limit of memory */
 
-void index_limit(struct index *index, uint64_t bytes_max)
+enum fkv_error index_limit(struct index *index, uint64_t bytes_max)
 {
     index->frames_max = (uint32_t)min_u64(bytes_max / PAGE_BYTES, UINT32_MAX);
     index->trim_at = index->frames_max;
+    return index->frames_max ? pages_allow_parking(index->pages) : FKV_OK;
 }
 
-/* Take up to `most` clean pages of a segment out of memory; returns how many. */
-static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most)
+/* Pages that could be in memory instead of what is kept of those that are parked. */
+static uint32_t frames_for_parked(const struct index *index)
+{
+    return (uint32_t)divide_up(index->pages->parked_bytes, PAGE_BYTES);
+}
+
+/* Pages that may be in memory beside them. */
+static uint32_t frames_allowed(const struct index *index)
+{
+    return index->frames_max -
+           (uint32_t)min_u64(frames_for_parked(index), index->frames_max / 4 * 3);
+}
+
+/* Take up to `most` pages of a segment out of memory that are clean or can be parked. Returns how
+ * many; *kept counts those that have to stay. */
+static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most, uint32_t *kept)
 {
     struct pages *pages = index->pages;
     struct segment *segment = segment_of(index, id);
@@ -897,9 +916,17 @@ static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most)
     uint32_t count = 0;
     for (uint32_t i = 0; i < entry->pages && count < most; i++) {
         const struct page *page = pages_find(pages, SPACE_INDEX, entry->page[i]);
-        if (!page->frame || !pages_is_clean(pages, page))
+        uint32_t frame = 0;
+        if (!page->frame)
             continue;
-        uint32_t frame = pages_evict(pages, SPACE_INDEX, entry->page[i]);
+        if (pages_is_clean(pages, page))
+            frame = pages_evict(pages, SPACE_INDEX, entry->page[i]);
+        else if (pages_can_park(pages, page))
+            frame = pages_park(pages, SPACE_INDEX, entry->page[i]);
+        if (!frame) {
+            ++*kept;
+            continue;
+        }
         __atomic_store_n(&segment->frame[i], 0, __ATOMIC_RELEASE);
         pages->environment.retire_frame(pages->environment.context, frame);
         count++;
@@ -920,58 +947,95 @@ void index_trim(struct index *index)
         index->reclaim->filling.count > max_u64(LEAVING_MAX, index->frames_max / 8))
         return;
     uint32_t frames = index->pages->space[SPACE_INDEX].frame_count;
-    uint32_t least = index->frames_max - (uint32_t)min_u64(BATCH, index->frames_max / 8);
+    uint32_t least = frames_allowed(index) - (uint32_t)min_u64(BATCH, index->frames_max / 8);
     uint32_t wanted = frames > least ? frames - least : 0;
-    uint32_t done = 0;
+    uint32_t done = 0, kept = 0;
     pthread_mutex_lock(&index->pages->load_lock);
     for (uint32_t v = 0; v < VISITS && v < index->segment_count && done < wanted; v++) {
         if (++index->trim_hand >= index->segment_count)
             index->trim_hand = 1;
-        done += segment_evict(index, index->trim_hand, wanted - done);
+        done += segment_evict(index, index->trim_hand, wanted - done, &kept);
     }
     pthread_mutex_unlock(&index->pages->load_lock);
     index->evictions += done;
-    /* Where nearly all is changed, and to be written first, it is not looked for all the time. */
-    index->trim_at = done < wanted ? frames - done + BATCH : index->frames_max;
+    index->crowded_by = kept > done ? kept - done : 0;
+    /* Where nearly all has to be written first, it is not looked for all the time. */
+    index->trim_at = done < wanted ? frames - done + BATCH : frames_allowed(index);
 }
 
-/* Spill up to `most` changed pages of a segment; returns how many. */
-static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most)
+/* Is more parked than should be? With less of it, more pages are in memory and each is written more
+ * often. */
+static bool is_parked_full(const struct index *index)
 {
+    return frames_for_parked(index) > index->frames_max / 4;
+}
+
+/* Spill up to `most` pages of a segment: those that are parked, if `parked`, and those that have to
+ * stay in memory before. Returns how many. */
+static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, bool parked,
+                              enum fkv_error *error)
+{
+    struct pages *pages = index->pages;
     const struct format_segment *entry = directory_read(index, id);
     uint32_t count = 0;
-    for (uint32_t i = 0; i < entry->pages && count < most; i++) {
-        const struct page *page = pages_find(index->pages, SPACE_INDEX, entry->page[i]);
-        /* What cannot be written stays changed, and the next checkpoint will say why. */
-        if (pages_is_changed(index->pages, page) &&
-            pages_spill(index->pages, SPACE_INDEX, entry->page[i]) == FKV_OK)
-            count++;
+    *error = FKV_OK;
+    for (uint32_t i = 0; i < entry->pages && count < most && !*error; i++) {
+        uint32_t number = entry->page[i];
+        const struct page *page = pages_find(pages, SPACE_INDEX, number);
+        if (parked && pages_is_parked(pages, SPACE_INDEX, number))
+            *error = pages_spill_parked(pages, SPACE_INDEX, number);
+        else if (pages_is_changed(pages, page) && !pages_can_park(pages, page))
+            *error = pages_spill(pages, SPACE_INDEX, number);
+        else
+            continue;
+        count += !*error;
     }
     return count;
 }
 
 void index_spill(struct index *index, uint64_t operations)
 {
-    enum { BATCH = 32, LEAST = 64, AN_OPERATION = 4 };
-    struct pages *pages = index->pages;
-    uint32_t dirty = pages->space[SPACE_INDEX].dirty_count;
-    if (!index->frames_max || dirty <= index->frames_max / 2 || !pages_can_spill(pages))
+    enum { LEAST = 64, AN_OPERATION = 4 };
+    bool parked;
+    if (!index->frames_max || !pages_can_spill(index->pages) ||
+        !((parked = is_parked_full(index)) || index->crowded_by))
         return;
-    uint32_t most = (uint32_t)min_u64(LEAST + AN_OPERATION * operations,
-                                      (uint64_t)dirty - index->frames_max / 2 + BATCH);
-    uint32_t done = 0;
-    for (uint32_t v = 0; v < 4 * most && v < index->segment_count && done < most; v++) {
+    uint64_t most = min_u64(LEAST + AN_OPERATION * operations, UINT32_MAX);
+    uint64_t done = 0;
+    for (uint64_t v = 0; v < 4 * most && v < index->segment_count && done < most; v++) {
         if (++index->spill_hand >= index->segment_count)
             index->spill_hand = 1;
-        done += segment_spill(index, index->spill_hand, most - done);
+        /* What cannot be written stays as it is, and the next checkpoint will say why. */
+        enum fkv_error error;
+        done += segment_spill(index, index->spill_hand, (uint32_t)(most - done), parked, &error);
+        parked = parked && is_parked_full(index);
+        if (!parked && done >= index->crowded_by)
+            break;
     }
+    index->crowded_by = 0;
     if (done)
-        index->trim_at = index->frames_max;
+        index->trim_at = frames_allowed(index);
+}
+
+enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none)
+{
+    const struct pages *pages = index->pages;
+    enum { VISITS_A_PAGE = 16 };
+    enum fkv_error error = FKV_OK;
+    uint32_t done = 0;
+    for (uint32_t v = 0; !error && pages->parked_pages && v < VISITS_A_PAGE * most && done < most;
+         v++) {
+        if (++index->spill_hand >= index->segment_count)
+            index->spill_hand = 1;
+        done += segment_spill(index, index->spill_hand, most - done, true, &error);
+    }
+    *none = !pages->parked_pages;
+    return error;
 }
 
 void index_trim_again(struct index *index)
 {
-    index->trim_at = index->frames_max;
+    index->trim_at = frames_allowed(index);
     index_trim(index);
 }
 
@@ -986,7 +1050,8 @@ uint64_t index_memory_bytes(const struct index *index)
         page_tables += space->chunk_count * sizeof(struct page_chunk) +
                        space->chunk_room * sizeof(struct page_chunk *);
     }
-    return (uint64_t)index->pages->space[SPACE_INDEX].frame_count * PAGE_BYTES + page_tables +
+    return (uint64_t)index->pages->space[SPACE_INDEX].frame_count * PAGE_BYTES +
+           index->pages->parked_bytes + page_tables +
            (uint64_t)index->segment_count * (sizeof(struct segment) + sizeof(uint32_t)) +
            round_up((uint64_t)index->segment_count * sizeof(struct format_segment), PAGE_BYTES) +
            (sizeof(uint32_t) << index->directory->depth) +

@@ -31,7 +31,7 @@
  * Readers take no lock: an entry changes in one aligned store, and a slot becomes visible by it.
  *
  * Pages come into memory when they are asked for. Where their memory is limited, the writer takes
- * clean ones out again (index_trim), round by round over the segments: it clears the frame number
+ * them out again (index_trim), round by round over the segments: it clears the frame number
  * in the segment, which is all that readers look at, and the frame is free after a grace period. A
  * reader that finds none reads the page. It never does so while something is prepared: what a
  * commit has found in memory stays there until it is applied.
@@ -115,7 +115,8 @@ struct index {
     uint32_t frames_max;
     _Atomic uint32_t trim_at; /* with more frames, index_trim has something to do */
     uint32_t trim_hand;       /* the segment it looks at next */
-    uint32_t spill_hand;      /* the same for index_spill */
+    uint32_t crowded_by;      /* pages that it found and could not take out, too many */
+    uint32_t spill_hand;      /* as trim_hand, for index_spill */
     uint64_t evictions;
     /* Called, if it is set, by a reader that has brought a page in, and there are too many. */
     void (*crowded)(void *context);
@@ -178,21 +179,24 @@ uint64_t index_remove(struct index *index, struct hash128 hash);
 bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to);
 
 /* Of no more memory than this for pages; 0 no limit. Before the index is used. */
-void index_limit(struct index *index, uint64_t bytes_max);
-/* Take clean pages out of memory if there are too many. A bounded amount of work, for the writer
- * while nothing is prepared. */
+enum fkv_error index_limit(struct index *index, uint64_t bytes_max);
+/* Take pages out of memory if there are too many: clean ones, and those of which little has
+ * changed, which are parked. A bounded amount of work, for the writer while nothing is prepared. */
 void index_trim(struct index *index);
-/* Write changed pages to the file, some and a few for each of so many operations, if so many are
- * changed that there is no room for others: they are clean then. For the writer, where index_trim
- * is, before it. */
+/* Write pages to the file, some and a few for each of so many operations, if too much is kept of
+ * those that are parked, or if so much of others was changed that there is no room: they are clean
+ * then. For the writer, where index_trim is, before it. */
 void index_spill(struct index *index, uint64_t operations);
+/* A checkpoint is to begin, and none may be parked (pages.unparking): write some of them. */
+enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none);
 /* A checkpoint is over: pages that it has written can be taken out. */
 void index_trim_again(struct index *index);
 /* Frames that are left before there are twice as many as the limit. */
 static inline uint64_t index_room(const struct index *index)
 {
     uint64_t most = index->frames_max ? 2 * (uint64_t)index->frames_max : UINT64_MAX;
-    uint64_t have = index->pages->space[SPACE_INDEX].frame_count;
+    uint64_t have =
+        index->pages->space[SPACE_INDEX].frame_count + index->pages->parked_bytes / PAGE_BYTES;
     return have < most ? most - have : 0;
 }
 
@@ -200,7 +204,7 @@ static inline uint64_t index_room(const struct index *index)
  * they can be spilled, only if that does not help. */
 static inline bool index_is_dirty(const struct index *index)
 {
-    uint64_t dirty = index->pages->space[SPACE_INDEX].dirty_count;
+    uint64_t dirty = pages_changed(index->pages, SPACE_INDEX);
     return index->frames_max &&
            dirty > (pages_can_spill(index->pages) ? 2 * (uint64_t)index->frames_max
                                                   : index->frames_max / 2);

@@ -93,15 +93,17 @@ static inline bool is_marked(const struct bucket *bucket, uint32_t class)
     return tag >> (TAG_BITS + (class & 1)) & 1;
 }
 
-static inline void bucket_mark(struct bucket *bucket, uint32_t class)
+/* Returns the slot that has the mark. */
+static inline struct slot *bucket_mark(struct bucket *bucket, uint32_t class)
 {
-    uint64_t *tag = &bucket->slot[class >> 1].tag;
-    __atomic_store_n(tag, *tag | 1ull << (TAG_BITS + (class & 1)), __ATOMIC_RELEASE);
+    struct slot *slot = &bucket->slot[class >> 1];
+    __atomic_store_n(&slot->tag, slot->tag | 1ull << (TAG_BITS + (class & 1)), __ATOMIC_RELEASE);
+    return slot;
 }
 
-/* Put a key into the first empty slot, whose marks stay; readers see it by its entry. False if
- * there is none. */
-static inline bool bucket_fill(struct bucket *bucket, uint64_t tag, uint64_t entry)
+/* Put a key into the first empty slot, whose marks stay; readers see it by its entry. NULL if there
+ * is none. */
+static inline struct slot *bucket_fill(struct bucket *bucket, uint64_t tag, uint64_t entry)
 {
     for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
         struct slot *slot = &bucket->slot[s];
@@ -109,9 +111,9 @@ static inline bool bucket_fill(struct bucket *bucket, uint64_t tag, uint64_t ent
             continue;
         __atomic_store_n(&slot->tag, (slot->tag & ~TAG_MASK) | tag, __ATOMIC_RELAXED);
         __atomic_store_n(&slot->entry, entry, __ATOMIC_RELEASE);
-        return true;
+        return slot;
     }
-    return false;
+    return NULL;
 }
 
 /* Do all bits that the slot knows agree, where the sure ones do? The last 1 in it is below the

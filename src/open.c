@@ -933,7 +933,8 @@ static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
     if ((error = make_parts(db)))
         return error;
     use_header(db);
-    index_limit(&db->index, options->index_memory_max);
+    if ((error = index_limit(&db->index, options->index_memory_max)))
+        return error;
     error = open_parts(db, options->log_bytes_max ? options->log_bytes_max : LOG_BYTES_DEFAULT);
     if (error || (error = start(db)))
         return error;

@@ -26,12 +26,20 @@ static enum fkv_error frames_make(struct frame_arena *frames)
     return FKV_OK;
 }
 
+/* Make so many frames usable. The lock is held. */
+static bool frames_back(struct frame_arena *frames, size_t count)
+{
+    return count <= UINT32_MAX && reservation_back(&frames->links, count * sizeof(uint32_t)) == 0 &&
+           (!frames->units.base ||
+            reservation_back(&frames->units, count * sizeof(struct units)) == 0) &&
+           reservation_back(&frames->bytes, count * PAGE_BYTES) == 0;
+}
+
 /* Take a frame from the arena's fresh end. The lock is held. */
 static uint32_t frame_fresh(struct frame_arena *frames)
 {
     size_t count = (size_t)frames->count + 1;
-    if (reservation_back(&frames->links, count * sizeof(uint32_t)) != 0 ||
-        reservation_back(&frames->bytes, count * PAGE_BYTES) != 0)
+    if (!frames_back(frames, count))
         return 0;
     return frames->count++;
 }
@@ -110,7 +118,8 @@ uint64_t pages_memory_bytes(struct pages *pages)
 {
     struct frame_arena *frames = &pages->frames;
     pthread_mutex_lock(&frames->lock); /* readers take frames */
-    uint64_t bytes = frames->bytes.backed_bytes + frames->links.backed_bytes;
+    uint64_t bytes = frames->bytes.backed_bytes + frames->links.backed_bytes +
+                     frames->units.backed_bytes + pages->parked_bytes;
     pthread_mutex_unlock(&frames->lock);
     for (int s = 0; s < SPACE_COUNT; s++) {
         const struct page_space *space = &pages->space[s];
@@ -145,14 +154,20 @@ void pages_drop(struct pages *pages)
 {
     for (int s = 0; s < SPACE_COUNT; s++) {
         struct page_space *space = &pages->space[s];
-        for (uint32_t i = 0; i < space->chunk_count; i++)
+        for (uint32_t i = 0; i < space->chunk_count; i++) {
+            struct delta **deltas = space->chunks[i]->deltas;
+            for (uint32_t p = 0; deltas && p < NODE_FANOUT; p++)
+                memory_free(deltas[p]);
+            memory_free(deltas);
             memory_free(space->chunks[i]);
+        }
         memory_free(space->chunks);
         for (int k = 0; k < PAGE_LEVELS; k++)
             reservation_drop(&space->level_memory[k]);
     }
     reservation_drop(&pages->frames.bytes);
     reservation_drop(&pages->frames.links);
+    reservation_drop(&pages->frames.units);
     reservation_drop(&pages->sector_index);
     memory_free(pages->sectors);
     memory_free(pages->staging);
@@ -239,6 +254,42 @@ static uint64_t location_of(const struct page *page)
     return page->zero ? 0 : page->location;
 }
 
+static const struct units every_unit = {
+    {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX},
+};
+
+/* What differs in a frame from the page that the file has, or will have. */
+static void units_begin(struct pages *pages, uint32_t frame, struct units units)
+{
+    if (pages->frames.units.base)
+        *frame_units(pages, frame) = units;
+}
+
+/* Where the delta of a page is, if it has one. load_lock. */
+static struct delta **delta_of(struct pages *pages, enum space space, uint32_t number)
+{
+    static struct delta *none;
+    struct delta **deltas = pages->space[space].chunks[number / NODE_FANOUT]->deltas;
+    return deltas ? &deltas[number % NODE_FANOUT] : &none;
+}
+
+/* The page's bytes are here, as they are in the file: lay its delta over them, if it is parked, and
+ * forget that. Returns what differs. load_lock. */
+static struct units unpark(struct pages *pages, enum space space, uint32_t number, void *bytes)
+{
+    struct units units = {0};
+    struct delta **delta = delta_of(pages, space, number);
+    if (*delta) {
+        delta_apply(*delta, bytes);
+        units = (*delta)->changed;
+        pages->parked_pages--;
+        pages->parked_bytes -= delta_bytes(units_count(&units));
+        memory_free(*delta);
+        *delta = NULL;
+    }
+    return units;
+}
+
 static void copy_begin(struct pages *pages, const struct page *page, struct page_copy *copy)
 {
     if (!copy->frame && (copy->frame = frame_take(pages, false)))
@@ -260,11 +311,13 @@ static void copy_read(struct pages *pages, enum space space, uint32_t number,
         memset(bytes, 0, PAGE_BYTES);
 }
 
-static void copy_adopt(struct pages *pages, enum space space, struct page *page,
+static void copy_adopt(struct pages *pages, enum space space, uint32_t number,
                        struct page_copy *copy)
 {
     struct page_space *in = &pages->space[space];
-    page->frame = copy->frame;
+    struct page *page = pages_find(pages, space, number);
+    units_begin(pages, copy->frame, unpark(pages, space, number, frame_bytes(pages, copy->frame)));
+    __atomic_store_n(&page->frame, copy->frame, __ATOMIC_RELEASE);
     page->zero = 0;
     copy->frame = 0;
     pages->loading_frames--;
@@ -298,7 +351,7 @@ bool pages_load_step(struct pages *pages, enum space space, uint32_t number, str
             copy_read(pages, space, number, copy);
         if ((*error = copy->error))
             return true;
-        copy_adopt(pages, space, page, copy);
+        copy_adopt(pages, space, number, copy);
     }
     *frame = page->frame;
     return true;
@@ -334,7 +387,7 @@ enum fkv_error pages_load_locked(struct pages *pages, enum space space, uint32_t
         if (!copy.error)
             copy_read(pages, space, number, &copy);
         if (!copy.error)
-            copy_adopt(pages, space, page, &copy);
+            copy_adopt(pages, space, number, &copy);
         pages_load_end(pages, &copy);
         if (copy.error)
             return copy.error;
@@ -383,7 +436,8 @@ void *pages_write_slow(struct pages *pages, enum space space, uint32_t number, s
         uint32_t copy = frame_new(pages);
         assert(copy && "frames were not reserved");
         memcpy(frame_bytes(pages, copy), frame_bytes(pages, page->frame), PAGE_BYTES);
-        page->saved = copy;
+        page->saved = copy; /* this is what the file will have */
+        units_begin(pages, page->frame, (struct units){0});
     }
     mark_dirty(pages, space, number, page);
     return frame_bytes(pages, page->frame);
@@ -395,6 +449,7 @@ void pages_place(struct pages *pages, enum space space, uint32_t number, uint32_
     assert(!page->frame);
     if (!page->saved && capture_pending(pages, space, number))
         page->saved = SAVED_ZEROS;
+    units_begin(pages, frame, every_unit);
     page->frame = frame;
     atomic_fetch_add_explicit(&pages->space[space].frame_count, 1, memory_order_relaxed);
     page->zero = 0;
@@ -570,7 +625,9 @@ enum fkv_error pages_spill(struct pages *pages, enum space which, uint32_t numbe
         int status =
             pages->environment.ops->write(pages->file, bytes, PAGE_BYTES, place * PAGE_BYTES);
         if (status) {
-            if (!again)
+            if (again)
+                units_begin(pages, page->frame, every_unit); /* who knows what is there now */
+            else
                 location_give(pages, place);
             return error_os(status, "write a page of", pages->path);
         }
@@ -582,8 +639,151 @@ enum fkv_error pages_spill(struct pages *pages, enum space which, uint32_t numbe
         page->checksum = checksum;
     else
         move(pages, page, place, checksum);
+    units_begin(pages, page->frame, (struct units){0});
     settle(pages, which, number);
     return FKV_OK;
+}
+
+/* ---------------------------------------------------------------- parking */
+
+enum fkv_error pages_allow_parking(struct pages *pages)
+{
+    struct frame_arena *frames = &pages->frames;
+    assert(frames->count == 1);
+    size_t bytes = frames->bytes.reserved_bytes / PAGE_BYTES * sizeof(struct units);
+    return reservation_make(&frames->units, bytes, false) == 0 ? FKV_OK : FKV_NO_MEMORY;
+}
+
+bool pages_can_park(const struct pages *pages, const struct page *page)
+{
+    enum { WORTH_WHILE = PAGE_UNITS / 4 };
+    return pages->frames.units.base && !pages->unparking && pages_can_spill(pages) &&
+           page->epoch == pages->epoch && !page->saved &&
+           units_count(frame_units(pages, page->frame)) <= WORTH_WHILE;
+}
+
+#ifdef FKV_TESTING
+/* Invariant 7. What cannot be read, or is damaged, says nothing. */
+static void check_delta(struct pages *pages, enum space space, uint32_t number,
+                        const struct delta *delta)
+{
+    const struct page *page = pages_find(pages, space, number);
+    uint64_t location = location_of(page);
+    uint8_t bytes[PAGE_BYTES] = {0};
+    if (PLANTED(LOSE_CHANGE))
+        return;
+    if (location &&
+        (pages->environment.ops->read(pages->file, bytes, PAGE_BYTES, location * PAGE_BYTES) ||
+         page_checksum(bytes, page_seed(space, 0, number)) != page->checksum))
+        return;
+    delta_apply(delta, bytes);
+    assert(memcmp(bytes, frame_bytes(pages, page->frame), PAGE_BYTES) == 0);
+}
+#else
+#define check_delta(...) ((void)0)
+#endif
+
+uint32_t pages_park(struct pages *pages, enum space space, uint32_t number)
+{
+    struct page *page = pages_find(pages, space, number);
+    struct page_chunk *chunk = pages->space[space].chunks[number / NODE_FANOUT];
+    uint32_t frame = page->frame;
+    const struct units *units = frame_units(pages, frame);
+    assert(pages_can_park(pages, page));
+    if (!chunk->deltas && !(chunk->deltas = memory_new(NODE_FANOUT * sizeof *chunk->deltas)))
+        return 0;
+    struct delta *delta = delta_new(units, frame_bytes(pages, frame));
+    if (!delta)
+        return 0;
+    check_delta(pages, space, number, delta);
+    chunk->deltas[number % NODE_FANOUT] = delta;
+    pages->parked_pages++;
+    pages->parked_bytes += delta_bytes(units_count(units));
+    page->frame = 0;
+    atomic_fetch_sub_explicit(&pages->space[space].frame_count, 1, memory_order_relaxed);
+    return frame;
+}
+
+bool pages_is_parked(struct pages *pages, enum space space, uint32_t number)
+{
+    if (!pages->parked_pages)
+        return false;
+    pthread_mutex_lock(&pages->load_lock);
+    bool parked = *delta_of(pages, space, number) != NULL;
+    pthread_mutex_unlock(&pages->load_lock);
+    return parked;
+}
+
+/* A page as it lies in the file, which a parked page's delta belongs on. No lock but the writer's:
+ * nobody else moves it. */
+static enum fkv_error read_base(struct pages *pages, enum space space, uint32_t number,
+                                uint8_t *bytes)
+{
+    const struct page *page = pages_find(pages, space, number);
+    struct format_reference from = {location_of(page), page->checksum};
+    if (from.location)
+        return read_page(pages, from, page_seed(space, 0, number), bytes);
+    memset(bytes, 0, PAGE_BYTES);
+    return FKV_OK;
+}
+
+/* Never to where it lies: a reader may be reading it there. */
+static enum fkv_error spill_elsewhere(struct pages *pages, enum space space, uint32_t number,
+                                      const uint8_t *bytes, struct format_reference *to)
+{
+    *to = (struct format_reference){0};
+    if (page_is_zero(bytes))
+        return FKV_OK;
+    enum fkv_error error = location_new(pages, &to->location);
+    if (error)
+        return error;
+    int status =
+        pages->environment.ops->write(pages->file, bytes, PAGE_BYTES, to->location * PAGE_BYTES);
+    if (status) {
+        location_give(pages, to->location);
+        return error_os(status, "write a page of", pages->path);
+    }
+    *spilled_word(pages, to->location) |= 1ull << (to->location & 63);
+    to->checksum = page_checksum(bytes, page_seed(space, 0, number));
+    pages->written_bytes += PAGE_BYTES;
+    return FKV_OK;
+}
+
+enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number)
+{
+    uint8_t *bytes = pages->staging; /* of checkpoints, of which none runs */
+    struct page *page = pages_find(pages, space, number);
+    struct format_reference to;
+    assert(pages_can_spill(pages));
+    if (!pages_is_parked(pages, space, number))
+        return FKV_OK;
+    enum fkv_error error = read_base(pages, space, number, bytes);
+    if (error || pages_complete(pages, space, number, bytes) != bytes ||
+        (error = spill_elsewhere(pages, space, number, bytes, &to)))
+        return error;
+    pthread_mutex_lock(&pages->load_lock);
+    /* A reader may have brought it in meanwhile, but nobody changes it. */
+    if (page->frame)
+        units_begin(pages, page->frame, (struct units){0});
+    else
+        unpark(pages, space, number, bytes);
+    move(pages, page, to.location, to.checksum);
+    pthread_mutex_unlock(&pages->load_lock);
+    settle(pages, space, number);
+    return FKV_OK;
+}
+
+const void *pages_complete(struct pages *pages, enum space space, uint32_t number, void *bytes)
+{
+    const struct page *page = pages_find(pages, space, number);
+    pthread_mutex_lock(&pages->load_lock);
+    const struct delta *delta = *delta_of(pages, space, number);
+    if (page->frame)
+        bytes = frame_bytes(pages, page->frame);
+    else if (delta)
+        delta_apply(delta, bytes);
+    pthread_mutex_unlock(&pages->load_lock);
+    return bytes;
 }
 
 uint32_t pages_discard(struct pages *pages, enum space space, uint32_t number)
@@ -618,7 +818,8 @@ static void keep_spilled(struct pages *pages)
 
 void pages_checkpoint_begin(struct pages *pages)
 {
-    assert(!pages->capturing && pages->staged == 0);
+    assert(!pages->capturing && pages->staged == 0 && !pages->parked_pages);
+    pages->unparking = false;
     pages->epoch++;
     keep_spilled(pages);
     pages->pending_pages = pages->dirty_pages;
@@ -656,16 +857,21 @@ static enum fkv_error capture_page(struct pages *pages, enum space space, uint32
 {
     struct page *page = pages_find(pages, space, number);
     const void *bytes = NULL;
-    if (page->saved == SAVED_ZEROS)
+    bool now = false; /* it is captured as it is now */
+    if (page->saved == SAVED_ZEROS) {
         bytes = NULL;
-    else if (page->saved)
+    } else if (page->saved) {
         bytes = frame_bytes(pages, page->saved);
-    else if (page->frame)
+    } else if (page->frame) {
         bytes = frame_bytes(pages, page->frame);
+        now = true;
+    }
     enum fkv_error error =
         stage(pages, bytes, page_seed(space, 0, number), &page->location, &page->checksum);
     if (error)
         return error;
+    if (now)
+        units_begin(pages, page->frame, (struct units){0});
     *dirty_word(pages, space, number, pages->epoch - 1) &= ~(1ull << (number & 63));
     pages->pending_pages--;
     if (page->saved && page->saved != SAVED_ZEROS)
@@ -864,12 +1070,27 @@ static void forget_unwritten(struct pages *pages)
     }
 }
 
+/* What was captured did not all come to the file. */
+static void forget_units(struct pages *pages)
+{
+    struct frame_arena *frames = &pages->frames;
+    if (!frames->units.base)
+        return;
+    pthread_mutex_lock(&pages->load_lock); /* who brings a page in notes them */
+    pthread_mutex_lock(&frames->lock);
+    for (uint32_t frame = 1; frame < frames->count; frame++)
+        *frame_units(pages, frame) = every_unit;
+    pthread_mutex_unlock(&frames->lock);
+    pthread_mutex_unlock(&pages->load_lock);
+}
+
 void pages_checkpoint_abandon(struct pages *pages)
 {
     assert(!pages->staged);
     forget_unwritten(pages);
     pages->capturing = pages->fresh_sectors = false;
     pages->pending_pages = 0;
+    forget_units(pages);
     for (int s = 0; s < SPACE_COUNT; s++) {
         struct page_space *space = &pages->space[s];
         for (uint32_t c = 0; c < space->chunk_count; c++) {
@@ -1086,9 +1307,7 @@ static bool give_frames(struct loading *loading, uint32_t count)
     struct frame_arena *frames = &loading->pages->frames;
     pthread_mutex_lock(&frames->lock);
     size_t end = (size_t)frames->count + count;
-    bool given = end <= UINT32_MAX &&
-                 reservation_back(&frames->links, end * sizeof(uint32_t)) == 0 &&
-                 reservation_back(&frames->bytes, end * PAGE_BYTES) == 0;
+    bool given = frames_back(frames, end);
     uint32_t frame = frames->count;
     if (given)
         frames->count = (uint32_t)end;

@@ -20,10 +20,15 @@
  *  1. A page whose epoch is the current one has its bit in dirty[epoch & 1].
  *  2. While a checkpoint runs, dirty[other] marks the pages that it has still to capture; such a
  *     page has its content of that moment in `saved` if it changed since, else in `frame`.
- *  3. location and checksum are changed at capture alone, and by pages_spill, which no checkpoint
- *     runs beside.
- *  4. A page that is not in a frame is neither dirty nor to be captured.
- *  5. While a page is in no frame, location and checksum change only if it was in one in between.
+ *  3. location and checksum are changed at capture alone, and by pages_spill and
+ *     pages_spill_parked, which no checkpoint runs beside.
+ *  4. A page that is not in a frame is neither dirty nor to be captured, unless it is parked: then
+ *     it is dirty, and its delta over what the file has is what it holds.
+ *  5. While a page is in no frame, location and checksum change only with load_lock, and no place
+ *     that it has is written to.
+ *  6. While a checkpoint runs no page is parked.
+ *  7. Of a page in a frame that may be parked, the frame's units are those that differ from the
+ *     file's, and perhaps others.
  */
 #ifndef FKV_PAGES_H
 #define FKV_PAGES_H
@@ -31,6 +36,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "delta.h"
 #include "error.h"
 #include "format.h"
 #include "memory.h"
@@ -50,6 +56,8 @@ struct page {
 struct page_chunk {
     struct page page[NODE_FANOUT];
     uint64_t dirty[2][NODE_FANOUT / 64];
+    struct delta **deltas; /* of parked pages; NULL: there was none. load_lock, and to change them
+                              the writer lock too */
 };
 
 #define PAGE_LEVELS 4 /* of nodes above pages: 2^32 page numbers */
@@ -95,6 +103,7 @@ struct page_environment {
 struct frame_arena {
     struct reservation bytes;
     struct reservation links; /* uint32_t a frame: the next in a list */
+    struct reservation units; /* struct units a frame, if pages may be parked */
     uint32_t count;           /* frames ever used; number 0 is none */
     uint32_t free_head, free_count;
     uint32_t reserved; /* free frames that only the writer may take */
@@ -121,6 +130,9 @@ struct pages {
     uint64_t dirty_pages;   /* that the next checkpoint has to write */
     uint64_t pending_pages; /* that the running one has still to capture, or had when it failed */
     uint64_t spilled_nodes; /* that the next checkpoint has to write, for what was spilled */
+    bool unparking;         /* a checkpoint waits for there to be no parked page */
+    _Atomic uint32_t parked_pages;
+    _Atomic uint64_t parked_bytes; /* memory of their deltas */
 
     /* The running checkpoint. */
     bool capturing;
@@ -213,6 +225,42 @@ static inline bool pages_is_clean(const struct pages *pages, const struct page *
  * load_lock. */
 uint32_t pages_evict(struct pages *pages, enum space space, uint32_t number);
 
+/*
+ * Parking: a changed page leaves memory although the file does not have it as it is; what was
+ * changed stays in memory, as a delta, a few bytes instead of a page, and is laid over the page
+ * when that comes back. So pages that are changed here and there, one after the other, are read for
+ * each change, but written only once for many. For the index whose memory is limited; not beside a
+ * checkpoint, which captures whole pages: before one begins all parked pages are spilled.
+ */
+/* Let pages be parked. Before there are frames. Who changes a page of the index notes it then. */
+enum fkv_error pages_allow_parking(struct pages *pages);
+static inline struct units *frame_units(const struct pages *pages, uint32_t frame)
+{
+    return (struct units *)pages->frames.units.base + frame;
+}
+/* The unit at `at`, in a frame, was changed. Writer lock. */
+static inline void pages_note(struct pages *pages, const void *at)
+{
+    if (__builtin_expect(pages->frames.units.base != NULL, 0) && !PLANTED(LOSE_CHANGE)) {
+        size_t offset = (size_t)((const uint8_t *)at - pages->frames.bytes.base);
+        units_add(frame_units(pages, (uint32_t)(offset / PAGE_BYTES)),
+                  offset % PAGE_BYTES / UNIT_BYTES);
+    }
+}
+/* May this changed page, in a frame, be parked? Writer lock. */
+bool pages_can_park(const struct pages *pages, const struct page *page);
+/* Do it, for the caller to free the frame once nobody reads it; 0 without memory. Writer lock and
+ * load_lock. */
+uint32_t pages_park(struct pages *pages, enum space space, uint32_t number);
+/* Is the page parked? Writer lock: a reader may bring it in at any time, but none parks one. */
+bool pages_is_parked(struct pages *pages, enum space space, uint32_t number);
+/* Write a parked page to the file: it is clean then, and stays out of memory. A page that is not
+ * parked is left alone. While pages_can_spill; writer lock. */
+enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number);
+/* Lay its delta over a parked page as the file has it; or, if it is in a frame by now, its frame.
+ * Writer lock. */
+const void *pages_complete(struct pages *pages, enum space space, uint32_t number, void *bytes);
+
 /* The bytes of a page that is in memory, to read. */
 static inline const void *pages_read(const struct pages *pages, enum space space, uint32_t number)
 {
@@ -243,11 +291,17 @@ static inline bool pages_can_spill(const struct pages *pages)
 }
 /* One page. It is clean then; if that fails it is as changed as before. */
 enum fkv_error pages_spill(struct pages *pages, enum space space, uint32_t number);
-/* Has it changed since it was written, and is it here to be spilled? (No reader brings a changed
- * page in: so its frame may be looked at without load_lock.) */
+/* Has it changed since it was written, and is it here to be spilled? (A reader may bring a parked
+ * page in meanwhile; only the writer takes one out.) */
 static inline bool pages_is_changed(const struct pages *pages, const struct page *page)
 {
-    return page->epoch == pages->epoch && page->frame;
+    return page->epoch == pages->epoch && __atomic_load_n(&page->frame, __ATOMIC_ACQUIRE);
+}
+/* Changed pages of a space that are in frames. */
+static inline uint64_t pages_changed(const struct pages *pages, enum space space)
+{
+    uint32_t parked = space == SPACE_INDEX ? pages->parked_pages : 0;
+    return pages->space[space].dirty_count - parked;
 }
 
 /* Make sure that the next `count` frames the writer takes can be had; 0 ends the guarantee. */

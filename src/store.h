@@ -82,6 +82,7 @@ struct overlay {
 
 enum checkpoint_stage {
     CHECKPOINT_IDLE,
+    CHECKPOINT_INDEX,  /* it has not begun: parked pages of the index go to the file */
     CHECKPOINT_VALUES, /* sealed sectors and the open one's beginning go to the file */
     CHECKPOINT_PAGES,  /* changed pages are copied, a group at a time, and written */
     CHECKPOINT_SYNC,

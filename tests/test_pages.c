@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "checksum.h"
 #include "os_sim.h"
 #include "planted.h"
 
@@ -34,8 +35,17 @@ struct world {
     struct model now, begun, durable;
     struct format_space roots[SPACE_COUNT]; /* of what is durable */
     bool empty;                             /* nothing is durable yet */
-    uint64_t checkpoints, abandoned, crashes, spilled, evicted;
+    uint64_t checkpoints, abandoned, crashes, spilled, evicted, parked, unparked;
 };
+
+/* What a page holds: all of it is new in each VERSIONS-th version, and a unit in each other. */
+enum { VERSIONS = 64 };
+
+/* The unit that is new in this version. */
+static uint32_t unit_of(uint32_t version)
+{
+    return checksum_mix(version) % PAGE_UNITS;
+}
 
 static void content(enum space space, uint32_t number, uint32_t version, uint64_t *words)
 {
@@ -43,9 +53,25 @@ static void content(enum space space, uint32_t number, uint32_t version, uint64_
         memset(words, 0, PAGE_BYTES);
         return;
     }
-    struct rng rng = rng_make(rng_mix(space, number, version));
+    uint32_t first = version / VERSIONS * VERSIONS;
+    struct rng rng = rng_make(rng_mix(space, number, first));
     for (size_t i = 0; i < PAGE_BYTES / 8; i++)
         words[i] = rng_next(&rng);
+    for (uint32_t v = first + 1; v <= version; v++)
+        words[unit_of(v) * UNIT_BYTES / 8] = v;
+}
+
+/* What has a content of its own. */
+static uint32_t new_version(struct world *world)
+{
+    return world->version += VERSIONS;
+}
+
+static void open_file(struct world *world)
+{
+    assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages",
+                             world->empty ? NULL : world->roots));
+    assert_ok(pages_allow_parking(&world->file.pages));
 }
 
 static void check_page(struct world *world, enum space space, uint32_t number)
@@ -106,7 +132,7 @@ static void change(struct world *world, enum space space, uint32_t number)
     uint32_t *version = &world->now.version[space][number];
     uint32_t frame;
     assert_ok(pages_reserve_frames(pages, 4));
-    if (*version && !page->frame)
+    if ((*version || pages_is_parked(pages, space, number)) && !page->frame)
         assert_ok(pages_load(pages, space, number, &frame));
     unsigned kind = (unsigned)rng_below(&world->rng, 10);
     if (kind == 0) { /* away with it */
@@ -117,20 +143,25 @@ static void change(struct world *world, enum space space, uint32_t number)
     } else if (kind == 1 && !page->frame) { /* a new frame for it, as for a new segment */
         frame = frame_new(pages);
         assert_true(frame);
-        *version = ++world->version;
+        *version = new_version(world);
         content(space, number, *version, frame_bytes(pages, frame));
         pages_place(pages, space, number, frame);
     } else {
         assert_ok(pages_load(pages, space, number, &frame));
-        void *bytes = pages_write(pages, space, number);
-        *version = rng_percent(&world->rng, 5) ? 0 : ++world->version;
-        content(space, number, *version, bytes);
+        uint8_t *bytes = pages_write(pages, space, number);
+        bool unit = *version && (*version + 1) % VERSIONS && rng_percent(&world->rng, 70);
+        *version = unit ? *version + 1 : rng_percent(&world->rng, 5) ? 0 : new_version(world);
+        content(space, number, *version, (uint64_t *)bytes);
+        uint32_t first = unit ? unit_of(*version) : 0;
+        for (uint32_t u = first; u < (unit ? first + 1 : PAGE_UNITS); u++)
+            pages_note(pages, bytes + u * UNIT_BYTES);
     }
 }
 
 static void change_some(struct world *world)
 {
-    enum space space = (enum space)rng_below(&world->rng, SPACE_COUNT);
+    bool index = rng_percent(&world->rng, 30); /* and some more of its pages */
+    enum space space = index ? SPACE_INDEX : (enum space)rng_below(&world->rng, SPACE_COUNT);
     uint32_t count = world->now.count[space];
     if (!count)
         return;
@@ -171,6 +202,51 @@ static void spill_some(struct world *world)
     }
 }
 
+/* It may fail: the disk has no room, or the page cannot be read. Then it is still parked. */
+static void unpark(struct world *world, uint32_t number, unsigned failing)
+{
+    struct pages *pages = &world->file.pages;
+    const struct os_sim_fault fault = {.kinds = rng_percent(&world->rng, 50) ? OS_SIM_WRITE
+                                                                             : OS_SIM_READ,
+                                       .nth = 1,
+                                       .error = -EIO};
+    if (rng_percent(&world->rng, failing))
+        os_sim_fail(world->sim, &fault);
+    enum fkv_error error = pages_spill_parked(pages, SPACE_INDEX, number);
+    os_sim_fail(world->sim, NULL);
+    assert_true(!error || error == FKV_IO);
+    assert_int_equal(pages_is_parked(pages, SPACE_INDEX, number), error != FKV_OK);
+    world->unparked += !error;
+}
+
+/* Changed pages go out of memory, and to the file later. */
+static void park_some(struct world *world)
+{
+    struct pages *pages = &world->file.pages;
+    uint32_t count = world->now.count[SPACE_INDEX];
+    for (uint32_t number = 0; number < count; number++) {
+        struct page *page = pages_find(pages, SPACE_INDEX, number);
+        if (page->frame && pages_can_park(pages, page) && rng_percent(&world->rng, 50)) {
+            uint32_t frame = pages_park(pages, SPACE_INDEX, number);
+            assert_true(frame);
+            frame_free(pages, frame);
+            world->parked++;
+        } else if (pages_is_parked(pages, SPACE_INDEX, number) && rng_percent(&world->rng, 10)) {
+            if (pages_can_spill(pages))
+                unpark(world, number, 5);
+        }
+    }
+}
+
+/* Before a checkpoint begins. */
+static void unpark_all(struct world *world)
+{
+    struct pages *pages = &world->file.pages;
+    for (uint32_t number = 0; pages->parked_pages; number++)
+        if (pages_is_parked(pages, SPACE_INDEX, number))
+            unpark(world, number, 0);
+}
+
 static void abandon(struct world *world)
 {
     pages_checkpoint_abandon(&world->file.pages);
@@ -185,6 +261,9 @@ static void advance(struct world *world)
     bool done = false;
     switch (world->stage) {
     case IDLE:
+        if (rng_percent(&world->rng, 80)) /* a while, in which pages are spilled and parked */
+            break;
+        unpark_all(world);
         pages_checkpoint_begin(pages);
         world->begun = world->now;
         world->stage = CAPTURING;
@@ -221,7 +300,7 @@ static void advance(struct world *world)
             os_sim_kill(world->sim, rng_next(&world->rng));
             page_file_drop(&world->file);
             world->now = world->durable;
-            assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages", world->roots));
+            open_file(world);
             check_places(world);
         }
         break;
@@ -235,8 +314,7 @@ static void crash(struct world *world)
     world->stage = IDLE;
     world->now = world->durable;
     world->crashes++;
-    assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages",
-                             world->empty ? NULL : world->roots));
+    open_file(world);
     check_places(world);
     if (rng_percent(&world->rng, 50))
         check_all(world);
@@ -279,7 +357,7 @@ static void make_world(struct world *world, uint64_t seed)
     world->empty = true;
     struct os_sim_options options = {.seed = rng_next(&world->rng)};
     world->sim = os_sim_new(&options);
-    assert_ok(page_file_open(&world->file, os_sim_os(world->sim), "pages", NULL));
+    open_file(world);
 }
 
 static void drop_world(struct world *world)
@@ -294,6 +372,7 @@ static void test_model(void **state)
     uint64_t blocks = memory_test_blocks();
     struct world *world = malloc(sizeof *world);
     uint64_t checkpoints = 0, abandoned = 0, crashes = 0, spilled = 0, evicted = 0;
+    uint64_t parked = 0, unparked = 0;
     for (struct rounds r = rounds_begin(6); rounds_next(&r);) {
         make_world(world, r.seed);
         uint64_t steps = rng_between(&world->rng, 1000, 5000);
@@ -311,8 +390,10 @@ static void test_model(void **state)
                 extend(world);
             else if (what < 30 + calm * 10)
                 change_some(world);
-            else if (what < 30 + calm * 12)
+            else if (what < 30 + calm * 11)
                 spill_some(world);
+            else if (what < 30 + calm * 12)
+                park_some(world);
             else
                 advance(world);
         }
@@ -322,13 +403,16 @@ static void test_model(void **state)
         crashes += world->crashes;
         spilled += world->spilled;
         evicted += world->evicted;
+        parked += world->parked;
+        unparked += world->unparked;
         drop_world(world);
     }
     free(world);
-    print_message("%" PRIu64 " checkpoints, %" PRIu64 " pages spilled, %" PRIu64 " evicted\n",
-                  checkpoints, spilled, evicted);
+    print_message("%" PRIu64 " checkpoints, %" PRIu64 " pages spilled, %" PRIu64
+                  " evicted, %" PRIu64 " parked, %" PRIu64 " of them spilled\n",
+                  checkpoints, spilled, evicted, parked, unparked);
     assert_true(checkpoints > 20 && abandoned > 5 && crashes > 5);
-    assert_true(spilled > 100 && evicted > 1000);
+    assert_true(spilled > 100 && evicted > 1000 && parked > 300 && unparked > 100);
     assert_int_equal(memory_test_blocks(), blocks);
 }
 
@@ -627,7 +711,7 @@ static void change_and_evict(struct pages *pages, uint32_t version)
 {
     uint32_t frame;
     assert_ok(pages_load(pages, 0, 5, &frame));
-    content(0, 5, version, pages_write(pages, 0, 5));
+    content(0, 5, version * VERSIONS, pages_write(pages, 0, 5));
     assert_ok(pages_spill(pages, 0, 5));
     pthread_mutex_lock(&pages->load_lock);
     frame_free(pages, pages_evict(pages, 0, 5));
@@ -666,13 +750,77 @@ static void test_back_and_forth(void **state)
     free(world);
 }
 
+/* Versions of a page that differ in a unit each, while it is parked, brought in, spilled. */
+static void change_and_park(struct world *world)
+{
+    struct pages *pages = &world->file.pages;
+    uint32_t version = ++world->now.version[0][5];
+    uint32_t frame;
+    assert_true(version % VERSIONS);
+    assert_ok(pages_load(pages, 0, 5, &frame));
+    uint8_t *bytes = pages_write(pages, 0, 5);
+    content(0, 5, version, (uint64_t *)bytes);
+    pages_note(pages, bytes + unit_of(version) * UNIT_BYTES);
+    pthread_mutex_lock(&pages->load_lock);
+    frame = pages_park(pages, 0, 5);
+    pthread_mutex_unlock(&pages->load_lock);
+    assert_true(frame);
+    frame_free(pages, frame);
+}
+
+/* The reader has asked for the page where it lay. */
+static int read_what_moves(struct os_file *file, void *to, size_t bytes, uint64_t offset)
+{
+    struct world *world = back_and_forth.world;
+    if (!back_and_forth.reads)
+        return back_and_forth.real->read(file, to, bytes, offset);
+    back_and_forth.reads = false;
+    for (int i = 0; i < 3; i++) {
+        assert_ok(pages_spill_parked(&world->file.pages, 0, 5));
+        change_and_park(world);
+    }
+    return back_and_forth.real->read(file, to, bytes, offset);
+}
+
+static void test_parked_and_moved(void **state)
+{
+    (void)state;
+    struct world *world = malloc(sizeof *world);
+    make_pages(world, 9);
+    struct pages *pages = &world->file.pages;
+    uint32_t frame;
+    assert_ok(pages_load(pages, 0, 5, &frame));
+    world->now.version[0][5] = new_version(world);
+    content(0, 5, world->now.version[0][5], pages_write(pages, 0, 5));
+    assert_ok(pages_spill(pages, 0, 5));
+    change_and_park(world);
+    back_and_forth.world = world;
+    back_and_forth.real = pages->environment.ops;
+    back_and_forth.ops = *back_and_forth.real;
+    back_and_forth.ops.read = read_what_moves;
+    back_and_forth.reads = true;
+    pages->environment.ops = &back_and_forth.ops;
+    check_page(world, 0, 5);
+    assert_false(back_and_forth.reads);
+    check_all(world);
+    assert_ok(page_file_checkpoint(&world->file, world->roots));
+    check_places(world);
+    drop_world(world);
+    free(world);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_damage_is_found),     cmocka_unit_test(test_many_are_loaded),
-        cmocka_unit_test(test_old_pages_are_found), cmocka_unit_test(test_impossible_roots),
-        cmocka_unit_test(test_memory_fails),        cmocka_unit_test(test_spilling_beside),
-        cmocka_unit_test(test_back_and_forth),      cmocka_unit_test(test_model),
+        cmocka_unit_test(test_damage_is_found),
+        cmocka_unit_test(test_many_are_loaded),
+        cmocka_unit_test(test_old_pages_are_found),
+        cmocka_unit_test(test_impossible_roots),
+        cmocka_unit_test(test_memory_fails),
+        cmocka_unit_test(test_spilling_beside),
+        cmocka_unit_test(test_back_and_forth),
+        cmocka_unit_test(test_parked_and_moved),
+        cmocka_unit_test(test_model),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
