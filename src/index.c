@@ -51,10 +51,9 @@ static struct directory *directory_new(uint32_t depth)
 /* Take a segment id out of those free; makes memory for it and its directory entry. */
 static enum fkv_error segment_take(struct index *index, uint32_t *id)
 {
-    if (index->free_segments) {
-        *id = index->free_segments;
-    } else {
-        uint32_t next = index->segment_count ? index->segment_count : 1; /* 0 ends lists */
+    uint32_t next = index->free_segments;
+    if (!next) {
+        next = index->segment_count ? index->segment_count : 1; /* 0 ends lists */
         if (next >= 1u << INDEX_DEPTH_MAX)
             return error_set(FKV_FULL, "the index has its largest size");
         if (reservation_back(&index->segments, ((size_t)next + 1) * sizeof(struct segment)) ||
@@ -64,17 +63,17 @@ static enum fkv_error segment_take(struct index *index, uint32_t *id)
             pages_extend(index->pages, SPACE_DIRECTORY, next / SEGMENTS_PER_PAGE + 1);
         if (error)
             return error;
-        *id = next;
     }
     uint32_t frame;
     enum fkv_error error =
-        pages_load(index->pages, SPACE_DIRECTORY, *id / SEGMENTS_PER_PAGE, &frame);
+        pages_load(index->pages, SPACE_DIRECTORY, next / SEGMENTS_PER_PAGE, &frame);
     if (error)
         return error;
     if (index->free_segments)
-        index->free_segments = *segment_link(index, *id);
+        index->free_segments = *segment_link(index, next);
     else
-        index->segment_count = *id + 1;
+        index->segment_count = next + 1;
+    *id = next; /* not before: whoever has an id gives it back */
     return FKV_OK;
 }
 

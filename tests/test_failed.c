@@ -247,12 +247,63 @@ static void test_deletes_on_a_full_disk(void **state)
     }
 }
 
+/* A put for which so many frames can be had, and no more. Those that are free already are kept from
+ * it: they are linked into *kept. */
+static enum fkv_error put_with_frames(struct fkv *db, uint32_t key, uint32_t frames, uint32_t *kept)
+{
+    struct frame_arena *arena = &db->pages.frames;
+    while (arena->free_count) {
+        uint32_t frame = frame_new(&db->pages);
+        *frame_link(&db->pages, frame) = *kept;
+        *kept = frame;
+    }
+    size_t count = (size_t)arena->count + frames;
+    assert_int_equal(reservation_back(&arena->bytes, count * PAGE_BYTES), 0);
+    struct reservation bytes = arena->bytes;
+    arena->bytes.backed_bytes = arena->bytes.reserved_bytes = count * PAGE_BYTES;
+    enum fkv_error error = fkv_put(db, &key, sizeof key, value, 1);
+    arena->bytes = bytes;
+    return error;
+}
+
+/* A segment of the index that would be the first of a page of the directory finds no memory for
+ * that page, after it had an id. */
+static void test_segment_without_memory(void **state)
+{
+    (void)state;
+    enum { FRAMES_MAX = 48, MORE_KEYS = 5000 };
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, 0, 0);
+    uint32_t keys = 0, kept = 0, refused = 0;
+    while (db->index.segment_count < SEGMENTS_PER_PAGE - 2)
+        put(db, keys++, 1);
+    while (db->index.segment_count <= SEGMENTS_PER_PAGE) {
+        for (uint32_t frames = 4; put_with_frames(db, keys, frames, &kept); frames++, refused++)
+            assert_true(frames < FRAMES_MAX);
+        keys++;
+    }
+    frames_free(&db->pages, kept);
+    assert_true(refused > 0);
+    for (uint32_t end = keys + MORE_KEYS; keys < end;)
+        put(db, keys++, 1);
+    for (uint32_t key = 0; key < keys; key++)
+        assert_ok(fkv_exists(db, &key, sizeof key));
+    must_be_whole(db);
+    assert_ok(store_close(db));
+    db = open_on(sim, 0, 0);
+    end_whole(sim, db);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_opened_sector),   cmocka_unit_test(test_tried_again),
-        cmocka_unit_test(test_failed_sync),     cmocka_unit_test(test_compaction_ends),
-        cmocka_unit_test(test_load_of_nothing), cmocka_unit_test(test_deletes_on_a_full_disk),
+        cmocka_unit_test(test_opened_sector),
+        cmocka_unit_test(test_tried_again),
+        cmocka_unit_test(test_failed_sync),
+        cmocka_unit_test(test_compaction_ends),
+        cmocka_unit_test(test_load_of_nothing),
+        cmocka_unit_test(test_deletes_on_a_full_disk),
+        cmocka_unit_test(test_segment_without_memory),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
