@@ -159,6 +159,13 @@ static struct buffer *wait_for_readers(struct tail *tail)
 /* A buffer for the next sector: a free one, a new one, or one that was waited for. */
 static enum fkv_error buffer_take(struct tail *tail, struct buffer **buffer)
 {
+    /* Opened read-only, all that the log has stays in memory: none can be written to come free. */
+    if (tail->sectors->read_only) {
+        if ((*buffer = buffer_new(tail, BUFFERS_MAX)))
+            return FKV_OK;
+        return error_set(FKV_NO_MEMORY, "%s: no memory for all that the log has: open it to write",
+                         tail->sectors->path);
+    }
     retire_flushed(tail);
     reclaim_poll(tail->reclaim, true);
     /* Else those that come back from readers would let ever more wait for the file. */

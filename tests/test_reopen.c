@@ -340,6 +340,35 @@ static void test_spilled_over_an_older_one(void **state)
         assert_true(spilled_over_an_older_one(seed));
 }
 
+/* The log of a process that died has more than there are buffers for sectors, where little memory
+ * may be used. Opened read-only it is all kept in memory, and nothing is written. */
+static void test_read_only(void **state)
+{
+    (void)state;
+    enum { KEYS = 200, VALUE_BYTES = 100000 };
+    static uint8_t value[VALUE_BYTES];
+    fkv *db;
+    fkv_options options;
+    fkv_check_result result;
+    fkv_options_init(&options);
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.memory_bytes = 64 * MIB});
+    assert_ok(open_with(sim, 64 * MIB, 0, &db));
+    for (uint32_t key = 0; key < KEYS; key++)
+        assert_ok(fkv_put(db, &key, sizeof key, value, sizeof value));
+    os_sim_kill(sim, 1);
+    fkv_close(db);
+    uint64_t changes = os_sim_calls(sim, OS_SIM_WRITE | OS_SIM_TRUNCATE | OS_SIM_ALLOCATE);
+    options.flags = FKV_OPEN_READ_ONLY;
+    assert_ok(store_open(os_sim_os(sim), NAME, &options, &db));
+    for (uint32_t key = 0; key < KEYS; key++)
+        assert_ok(fkv_get(db, &key, sizeof key, value, sizeof value, &(size_t){0}));
+    assert_ok(fkv_check(db, NULL, &result, sizeof result));
+    assert_int_equal(result.problems, 0);
+    assert_ok(fkv_close(db));
+    assert_int_equal(os_sim_calls(sim, OS_SIM_WRITE | OS_SIM_TRUNCATE | OS_SIM_ALLOCATE), changes);
+    os_sim_free(sim);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +378,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_referred),
         cmocka_unit_test(test_header),
         cmocka_unit_test(test_undone),
+        cmocka_unit_test(test_read_only),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
