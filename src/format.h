@@ -217,6 +217,8 @@ static inline uint32_t record_cells(size_t bytes)
 
 #define LOG_MAGIC 0x0a1a0d4c564b66ffull
 #define LOG_FRAMES_OFFSET PAGE_BYTES
+/* No frame begins beyond this. */
+#define LOG_OFFSET_MAX (1ull << 40)
 /* No commit has this number: at a million a second it is nine years away. */
 #define COMMITS_MAX (1ull << (64 - LARGE_NUMBER_BITS))
 

@@ -137,6 +137,10 @@ static enum fkv_error header_read(struct fkv *db, bool *fresh)
     memcpy(&copies[1], bytes + PAGE_BYTES, sizeof copies[1]);
     if ((error = header_choose(db, copies)))
         return error;
+    uint64_t log_offset = db->header.log_offset;
+    if (log_offset < LOG_FRAMES_OFFSET || log_offset > LOG_OFFSET_MAX || log_offset % 8)
+        return error_set(FKV_DAMAGED, "%s: the header names an impossible place in the log",
+                         db->path);
     if (size / SECTOR_BYTES < db->header.sector_count)
         return error_set(FKV_TRUNCATED, "%s has %llu bytes and should have at least %llu", db->path,
                          (unsigned long long)size,

@@ -316,6 +316,21 @@ static void test_impossible_headers(void **state)
         }
 }
 
+/* The next frame where none can be: in the log's header, across it, or beyond all there is. */
+static void test_impossible_log_offset(void **state)
+{
+    struct place *place = *state;
+    const uint64_t offsets[] = {0, 8, 4097, 4100, (UINT64_C(1) << 40) + 8, UINT64_MAX - 7};
+    leave_unclosed(place->path);
+    struct format_header headers[2];
+    read_headers(place->path, headers);
+    for (size_t i = 0; i < sizeof offsets / sizeof *offsets; i++) {
+        headers[0].log_offset = headers[1].log_offset = offsets[i];
+        write_headers(place->path, headers);
+        assert_refused(place, FKV_DAMAGED);
+    }
+}
+
 /* ---------------------------------------------------------------- truncated files */
 
 static void truncated_to(struct place *place, uint64_t bytes)
@@ -1077,6 +1092,7 @@ int main(void)
         in_place(test_unknown_format),
         in_place(test_damaged_headers),
         in_place(test_impossible_headers),
+        in_place(test_impossible_log_offset),
         in_place(test_truncated_file),
         in_place(test_truncated_unclosed_file),
         in_place(test_log_of_another_store),
