@@ -369,11 +369,12 @@ static enum fkv_error replay_record(struct fkv *db, uint64_t address, const uint
     enum fkv_error error;
     uint32_t cell = address % SECTOR_CELLS;
     uint32_t cells = record_cells(bytes);
+    struct format_record header = record_header(record);
     if (!db->tail.open || address / SECTOR_CELLS != db->tail.sector ||
-        cell + cells > SECTOR_CELLS || cells > RECORD_CELLS_MAX ||
+        cell + cells > SECTOR_CELLS || cells > RECORD_CELLS_MAX || header.kind > RECORD_PIECE ||
+        record_bytes(header.key_bytes, header.value_bytes) != bytes ||
         !record_verify(record, bytes, db->seed, record_place(db->tail.sequence, cell)))
         return error_set(FKV_DAMAGED, "%s: a record in the log is damaged", db->log_path);
-    struct format_record header = record_header(record);
     struct write write = {.hash = record_hash(&db->hash_seeds, record),
                           .cells = cells,
                           .large = header.kind == RECORD_LARGE};

@@ -369,6 +369,32 @@ static void test_read_only(void **state)
     os_sim_free(sim);
 }
 
+/* The log's last frame, whole, puts what is no record: a pad, with a key that would reach beyond
+ * the file. */
+static void test_pad_in_the_log(void **state)
+{
+    (void)state;
+    enum { FRAME_BYTES = 40 + 16 + 16 };
+    fkv *db;
+    struct os_sim *sim = disk_with_store(1, &db);
+    while (db->log.size - db->log.head.offset > 3 * FRAME_BYTES)
+        assert_ok(fkv_put(db, "a", 1, "b", 1));
+    uint32_t cell = db->tail.cell;
+    struct format_record header = {.kind = RECORD_PAD, .key_bytes = 65535, .value_bytes = 1};
+    uint8_t record[CELL_BYTES] = {0};
+    memcpy(record, &header, sizeof header);
+    header.checksum =
+        record_checksum(record, sizeof header, db->seed) ^ record_place(db->tail.sequence, cell);
+    uint8_t *to = log_begin(&db->log, FRAME_BYTES, false);
+    log_operation(to, OPERATION_PUT, (uint64_t)db->tail.sector * SECTOR_CELLS + cell, &header,
+                  sizeof header);
+    log_end(&db->log, FRAME_BYTES, 0, db->commit + 1);
+    os_sim_kill(sim, 1);
+    fkv_close(db);
+    assert_error(open_on(sim, &db), FKV_DAMAGED);
+    os_sim_free(sim);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +405,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_header),
         cmocka_unit_test(test_undone),
         cmocka_unit_test(test_read_only),
+        cmocka_unit_test(test_pad_in_the_log),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
