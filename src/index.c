@@ -126,22 +126,23 @@ struct building {
     uint32_t number[SEGMENT_PAGES_MAX];
 };
 
-static void building_insert(struct index *index, struct building *building, uint64_t tag,
+/* False if there is no room. */
+static bool building_insert(struct index *index, struct building *building, uint64_t tag,
                             uint64_t entry)
 {
     struct probe probe = probe_of(tag, building->pages);
-    for (uint32_t i = 0;; i++) {
+    for (uint32_t i = 0; i < probes_max(building->pages); i++) {
         uint32_t page;
         uint32_t at = probe_at(&probe, building->pages, i, &page);
         struct bucket *bucket =
             (struct bucket *)frame_bytes(index->pages, building->frame[page]) + at;
         if (bucket_fill(bucket, tag, entry)) {
             building->count++;
-            return;
+            return true;
         }
         bucket_mark(bucket, probe.class);
-        assert(i < probes_max(building->pages));
     }
+    return false;
 }
 
 /* Take what a building needs; what was taken stays in it for building_undo. */
@@ -260,9 +261,17 @@ static enum fkv_error segment_load(struct index *index, uint32_t id)
     return FKV_OK;
 }
 
-/* Move all slots of a segment into the buildings; `shift` is what its prefix grows by: 1 when it
+/* The directory has counted fewer. */
+static enum fkv_error too_many_slots(const struct index *index, uint32_t id)
+{
+    return error_set(FKV_DAMAGED, "%s: segment %u of the index has more keys than it counts",
+                     index->pages->path, id);
+}
+
+/* Copy all slots of a segment into the buildings; `shift` is what its prefix grows by: 1 when it
  * splits in two buildings, 0, or -1 when it is merged into one. */
-static void segment_pour(struct index *index, uint32_t id, int shift, struct building *into)
+static enum fkv_error segment_pour(struct index *index, uint32_t id, int shift,
+                                   struct building *into)
 {
     const struct segment *segment = segment_of(index, id);
     uint64_t last_bit = directory_read(index, id)->prefix & 1;
@@ -284,9 +293,11 @@ static void segment_pour(struct index *index, uint32_t id, int shift, struct bui
                 low = low >> 1 | (tag & 1) << (LOW_BITS - 1) | lost;
                 tag = tag >> 1 | last_bit << (TAG_BITS - 1);
             }
-            building_insert(index, target, tag, (entry & ENTRY_VALUE_MASK) | low << LOW_SHIFT);
+            if (!building_insert(index, target, tag, (entry & ENTRY_VALUE_MASK) | low << LOW_SHIFT))
+                return too_many_slots(index, id);
         }
     }
+    return FKV_OK;
 }
 
 /* Keys of a segment by the bit that a split would go by. */
@@ -353,6 +364,8 @@ static enum fkv_error rebuild(struct index *index, const uint32_t *sources, int 
         error = segment_load(index, sources[s]);
     for (int t = 0; !error && t < target_count; t++)
         error = building_take(index, &targets[t]);
+    for (int s = 0; !error && s < source_count; s++)
+        error = segment_pour(index, sources[s], target_count - source_count, targets);
     if (error) {
         for (int t = 0; t < target_count; t++)
             building_undo(index, &targets[t]);
@@ -360,10 +373,8 @@ static enum fkv_error rebuild(struct index *index, const uint32_t *sources, int 
         pages_reserve_frames(index->pages, held);
         return error;
     }
-    for (int s = 0; s < source_count; s++) {
-        segment_pour(index, sources[s], target_count - source_count, targets);
+    for (int s = 0; s < source_count; s++)
         segment_pour_plans(index, sources[s], targets, target_count);
-    }
     if (wider)
         directory_switch(index, wider);
     for (int t = 0; t < target_count; t++) {
@@ -682,7 +693,7 @@ static enum fkv_error load_path(struct index *index, uint32_t id, struct hash128
             if (!bucket->slot[s].entry)
                 return FKV_OK;
     }
-    return FKV_OK;
+    return too_many_slots(index, id);
 }
 
 static enum fkv_error plan_room(struct index *index)

@@ -395,6 +395,37 @@ static void test_pad_in_the_log(void **state)
     os_sim_free(sim);
 }
 
+/* The directory of the index counts fewer keys than a segment has: building it anew for so few, and
+ * putting one more where there is no room, must end. */
+static void test_too_many_slots(void **state)
+{
+    (void)state;
+    enum { KEYS = 1000, COUNTED = 3 };
+    fkv *db;
+    struct os_sim *sim = os_sim_new(NULL);
+    assert_ok(open_on(sim, &db));
+    for (uint32_t key = 0; key < KEYS; key++)
+        assert_ok(fkv_put(db, &key, sizeof key, "x", 1));
+    uint32_t id = db->index.directory->segment[0];
+    assert_int_equal(db->index.directory->depth, 0);
+    struct format_segment *entries =
+        pages_write(&db->pages, SPACE_DIRECTORY, id / SEGMENTS_PER_PAGE);
+    entries[id % SEGMENTS_PER_PAGE].count = COUNTED;
+    assert_ok(fkv_close(db));
+    assert_ok(open_on(sim, &db));
+    enum fkv_error error = FKV_OK;
+    uint32_t keys = KEYS;
+    for (; !error; keys++)
+        error = fkv_put(db, &keys, sizeof keys, "x", 1);
+    assert_int_equal(error, FKV_DAMAGED);
+    for (uint32_t key = 0; key < 10; key++)
+        assert_ok(fkv_delete(db, &key, sizeof key));
+    for (uint32_t key = 10; key < keys - 1; key++)
+        assert_ok(fkv_exists(db, &key, sizeof key));
+    fkv_close(db);
+    os_sim_free(sim);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -406,6 +437,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_undone),
         cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_pad_in_the_log),
+        cmocka_unit_test(test_too_many_slots),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
