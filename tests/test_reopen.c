@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "index_search.h"
 #include "os_sim.h"
 #include "planted.h"
 #include "store.h"
@@ -426,6 +427,29 @@ static void test_too_many_slots(void **state)
     os_sim_free(sim);
 }
 
+/* The index says of a plain record without a value that it is the head of a large one. */
+static void test_plain_for_large(void **state)
+{
+    (void)state;
+    fkv *db;
+    uint8_t value[100];
+    struct found found;
+    struct key key;
+    size_t bytes;
+    struct os_sim *sim = disk_with_store(1, &db);
+    assert_ok(fkv_put(db, "plain", 5, "", 0));
+    assert_ok(key_make(db, "plain", 5, &key));
+    assert_ok(index_search(&db->index, key.hash, &found));
+    found.slot->entry |= ENTRY_LARGE;
+    assert_ok(fkv_close(db));
+    assert_ok(open_on(sim, &db));
+    assert_error(fkv_get(db, "plain", 5, value, sizeof value, &bytes), FKV_DAMAGED);
+    assert_error(fkv_value_size(db, "plain", 5, &bytes), FKV_DAMAGED);
+    assert_error(fkv_put(db, "plain", 5, "", 0), FKV_DAMAGED);
+    fkv_close(db);
+    os_sim_free(sim);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -438,6 +462,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_pad_in_the_log),
         cmocka_unit_test(test_too_many_slots),
+        cmocka_unit_test(test_plain_for_large),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
