@@ -4,6 +4,7 @@
 #include "planted.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <time.h>
 
 /*
@@ -262,11 +263,20 @@ static void give_back(struct fkv *db)
     unlock(db);
 }
 
+/* Whoever waits for the checkpoint is told why it failed, by another thread. */
+static void keep_error(struct checkpoint *checkpoint, enum fkv_error error)
+{
+    checkpoint->error = error;
+    if (error)
+        snprintf(checkpoint->error_text, sizeof checkpoint->error_text, "%s", error_last());
+}
+
 static void over(struct fkv *db, enum fkv_error error)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
     lock(db);
     db->pages.unparking = false;
+    keep_error(checkpoint, error);
     if (error) {
         if (checkpoint->stage != CHECKPOINT_INDEX) {
             pages_checkpoint_abandon(&db->pages);
@@ -281,7 +291,6 @@ static void over(struct fkv *db, enum fkv_error error)
     atomic_store_explicit(&checkpoint->owed_ns, 0, memory_order_relaxed);
     index_trim_again(&db->index);
     checkpoint->stage = CHECKPOINT_IDLE;
-    checkpoint->error = error;
     checkpoint->over++;
     pthread_cond_broadcast(&db->checkpoint_over);
     unlock(db);
@@ -445,6 +454,8 @@ enum fkv_error checkpoint_run(struct fkv *db)
         pthread_cond_wait(&db->checkpoint_over, &db->writer);
     }
     error = checkpoint->error;
+    if (error && db->threads)
+        error_set(error, "%s", checkpoint->error_text);
     /* Sectors that it freed wait for readers; wait with them, if this thread is not one. */
     for (int round = 0; round < 3 && !error && !rcu_read_ongoing(); round++) {
         reclaim_poll(&db->reclaim, true);
@@ -483,8 +494,9 @@ void *checkpoint_thread(void *context)
             continue;
         }
         db->checkpoint.wanted = false;
-        if (store_has_failed(db)) {
-            db->checkpoint.error = FKV_FAILED;
+        enum fkv_error failed = store_writable(db);
+        if (failed) {
+            keep_error(&db->checkpoint, failed);
             db->checkpoint.over++;
             pthread_cond_broadcast(&db->checkpoint_over);
             continue;

@@ -661,8 +661,11 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
         memory_free(overlay);
     commit_unprepare(db);
     commit_release(writes, count);
-    if (db->tail.failed)
+    if (db->tail.failed) {
+        if (error <= FKV_NOT_FOUND) /* it was the flusher that found out */
+            error_set(FKV_IO, "%s: values could not be written", db->path);
         return store_fail(db, FKV_IO);
+    }
     if (!error)
         collect_with_room(db);
     if (__builtin_expect(db->compaction.stage, 0))

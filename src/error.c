@@ -11,7 +11,7 @@
 
 static _Thread_local struct {
     uint64_t owner;
-    char text[320];
+    char text[ERROR_TEXT_BYTES];
 } detail;
 
 enum fkv_error error_set(enum fkv_error error, const char *format, ...)
@@ -68,6 +68,11 @@ enum fkv_error error_sync(int errno_negative, const char *path)
 {
     error_os(errno_negative, "sync", path);
     return FKV_IO;
+}
+
+const char *error_last(void)
+{
+    return detail.text;
 }
 
 void error_claim(uint64_t owner)

@@ -23,6 +23,10 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
 /* A sync failed, for whatever reason: FKV_IO. What was written may be lost. */
 enum fkv_error error_sync(int errno_negative, const char *path);
 
+/* The sentence that this thread's last failure has left, of whatever handle. */
+const char *error_last(void);
+enum { ERROR_TEXT_BYTES = 320 };
+
 /* clang-tidy, which does not look into other files, is told that these are errors. */
 #ifdef __clang_analyzer__
 #define error_set(error, ...) ((void)error_set(error, __VA_ARGS__), (error))

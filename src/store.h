@@ -106,6 +106,7 @@ struct checkpoint {
     uint64_t over;           /* how many have ended, well or not */
     uint64_t done;           /* how many well */
     enum fkv_error error;    /* of the last one */
+    char error_text[ERROR_TEXT_BYTES]; /* what its thread said of that */
     _Atomic uint64_t header_bytes;
 };
 

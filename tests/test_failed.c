@@ -5,6 +5,7 @@
 #include "support.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "fkv.h"
 #include "memory.h"
@@ -294,6 +295,37 @@ static void test_segment_without_memory(void **state)
     end_whole(sim, db);
 }
 
+/* What another thread finds out, the one that waits for it says. */
+static void test_details(void **state)
+{
+    (void)state;
+    const struct {
+        unsigned kinds;
+        int error;
+        const char *text;
+    } faults[] = {{OS_SIM_SYNC, -EIO, "sync store: "},
+                  {OS_SIM_WRITE, -EIO, "write values to store: "},
+                  {OS_SIM_WRITE, -ENOSPC, "write values to store: "}};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        struct os_sim *sim = os_sim_new(NULL);
+        struct fkv *db;
+        assert_ok(store_open(os_sim_os(sim), NAME, NULL, &db));
+        put(db, 1, 100);
+        assert_error(fkv_get(db, &(uint32_t){1}, sizeof(uint32_t), value, 1, NULL),
+                     FKV_BUFFER_TOO_SMALL);
+        os_sim_fail(sim, &(struct os_sim_fault){.kinds = faults[i].kinds,
+                                                .nth = 1,
+                                                .error = faults[i].error,
+                                                .forever = true,
+                                                .name_end = NAME});
+        assert_true(fkv_checkpoint(db) != FKV_OK);
+        assert_memory_equal(fkv_error_detail(db), faults[i].text, strlen(faults[i].text));
+        assert_error(fkv_checkpoint(db), FKV_FAILED);
+        store_close(db);
+        os_sim_free(sim);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -304,6 +336,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_load_of_nothing),
         cmocka_unit_test(test_deletes_on_a_full_disk),
         cmocka_unit_test(test_segment_without_memory),
+        cmocka_unit_test(test_details),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
