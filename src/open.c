@@ -724,7 +724,10 @@ static enum fkv_error open_parts(struct fkv *db, uint64_t log_bytes_max)
     db->sectors.live_cells = db->header.live_cells;
     db->sectors.dead_cells = db->header.dead_cells;
     db->sectors.pad_cells = db->header.pad_cells;
-    db->collector.debt_cells += db->header.debt_cells;
+    /* More than all cells cannot be owed: after so many steps nothing is left of what was garbage.
+     */
+    db->collector.debt_cells +=
+        min_u64(db->header.debt_cells, (uint64_t)db->sectors.count * SECTOR_CELLS);
     if (db->header.tail_sector &&
         (error = tail_open(&db->tail, db->header.tail_sector, db->header.tail_cell)))
         return error;
