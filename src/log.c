@@ -14,6 +14,7 @@
 #include "planted.h"
 
 #define LOG_SIZE_MIN MIB
+#define BEYOND_BYTES (64 * MIB)
 
 enum { BUFFER_BYTES = 16 * KIB }; /* larger frames are stored, whoever syncs them */
 
@@ -27,8 +28,10 @@ void log_make(struct log *log, const struct os_ops *ops, const char *path, uint6
 
 static enum fkv_error map_log(struct log *log)
 {
-    /* Address space beyond the maximum is for single frames that need more. */
-    log->map_bytes = round_up(max_u64(log->size, 2 * log->size_max + 64 * MIB), MIB);
+    /* Address space beyond the maximum is for single frames that need more, and for a log that was
+     * longer before a crash and has to go on where it was. */
+    uint64_t most = max_u64(log->size, 2 * log->size_max + BEYOND_BYTES);
+    log->map_bytes = round_up(max_u64(most, log->head.offset + BEYOND_BYTES), MIB);
     void *map;
     int status = log->ops->map(log->file, 0, log->map_bytes, !log->read_only, &map);
     if (status)

@@ -93,7 +93,7 @@ enum fkv_error log_create(struct log *log, const uint8_t store_id[16]);
 enum fkv_error log_write_header(struct log *log, const uint8_t store_id[16]);
 /* Is this what creating a log left behind when it was cut off, or nothing? */
 enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinished);
-/* Check the header of a log and map it. */
+/* Check the header of a log and map it; frames will go on from log->head.offset. */
 enum fkv_error log_open(struct log *log, const uint8_t store_id[16]);
 void log_drop(struct log *log);
 

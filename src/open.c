@@ -678,6 +678,7 @@ static enum fkv_error make_log(struct fkv *db)
 static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
 {
     log_make(&db->log, db->os->ops, db->log_path, log_bytes_max, &db->data_sync);
+    db->log.head.offset = db->header.log_offset;
     unsigned flags = db->read_only ? OS_READ_ONLY : OS_CREATE;
     bool may_be_missing = db->header.clean;
     if (!may_be_missing)
