@@ -456,13 +456,19 @@ enum fkv_error checkpoint_run(struct fkv *db)
     error = checkpoint->error;
     if (error && db->threads)
         error_set(error, "%s", checkpoint->error_text);
+    return error;
+}
+
+enum fkv_error checkpoint_run_for_space(struct fkv *db)
+{
+    enum fkv_error error = checkpoint_run(db);
     /* Sectors that it freed wait for readers; wait with them, if this thread is not one. */
     for (int round = 0; round < 3 && !error && !rcu_read_ongoing(); round++) {
         reclaim_poll(&db->reclaim, true);
         if (reclaim_is_idle(&db->reclaim))
             break;
         pthread_mutex_unlock(&db->writer);
-        reclaim_wait_all(&db->reclaim);
+        reclaim_wait_a_while(&db->reclaim);
         pthread_mutex_lock(&db->writer);
     }
     return error;

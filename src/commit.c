@@ -593,14 +593,14 @@ static bool make_room_on_disk(struct fkv *db)
         db->checkpoint.stage != CHECKPOINT_IDLE ||
         db->pages.dirty_pages + db->pages.pending_pages >= WORTH_WHILE ||
         db->commit - db->header.commit >= WORTH_WHILE; /* spilled pages have two places */
-    if (unwritten && !checkpoint_run(db) && spare_places(db) >= spare + WORTH_WHILE)
+    if (unwritten && !checkpoint_run_for_space(db) && spare_places(db) >= spare + WORTH_WHILE)
         return true;
     uint32_t before = sectors_free_count(&db->sectors);
     bool quarantined =
         db->sectors.freed.count + db->sectors.uncertain.count + db->sectors.awaiting_readers > 0;
-    if (quarantined && !checkpoint_run(db) && sectors_free_count(&db->sectors) > before)
+    if (quarantined && !checkpoint_run_for_space(db) && sectors_free_count(&db->sectors) > before)
         return true;
-    if (store_writable(db) || !collect_for_room(db) || checkpoint_run(db))
+    if (store_writable(db) || !collect_for_room(db) || checkpoint_run_for_space(db))
         return false;
     bool room = sectors_free_count(&db->sectors) > before;
     if (!room)

@@ -162,7 +162,7 @@ enum fkv_error fkv_checkpoint(fkv *db)
         return error;
     pthread_mutex_lock(&db->writer);
     db->checkpoint.asked = true;
-    error = checkpoint_run(db);
+    error = checkpoint_run_for_space(db);
     if (!error) {
         index_trim_again(&db->index); /* at its end others may still have waited for readers */
         sectors_trim(&db->sectors, 8, false, &db->writer);
@@ -179,7 +179,7 @@ static enum fkv_error compact_some(fkv *db, struct compaction *compaction, bool 
     pthread_mutex_lock(&db->writer);
     enum fkv_error error = compaction_some(db, compaction, STEPS_AT_ONCE, goes_on);
     if (!error && compaction->stuck)
-        error = checkpoint_run(db);
+        error = checkpoint_run_for_space(db);
     checkpoint_poll(db);
     pthread_mutex_unlock(&db->writer);
     reclaim_wait(&db->reclaim);

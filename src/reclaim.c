@@ -2,6 +2,7 @@
 #include "planted.h"
 
 #include <pthread.h>
+#include <time.h>
 
 #ifdef __SANITIZE_THREAD__
 char rcu_order;
@@ -130,6 +131,15 @@ void reclaim_wait_all(struct reclaim *reclaim)
     reclaim_wait_wanted(reclaim);
     if (state_of(reclaim) == RECLAIM_WAITING) /* another thread waits, not for much longer */
         synchronize_rcu();
+}
+
+void reclaim_wait_a_while(struct reclaim *reclaim)
+{
+    enum { WAITS = 50 };
+    if (!reclaim->threads)
+        reclaim_wait_all(reclaim);
+    for (int i = 0; i < WAITS && state_of(reclaim) == RECLAIM_WAITING; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
 bool reclaim_wait_at_once(struct reclaim *reclaim)

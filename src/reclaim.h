@@ -95,6 +95,8 @@ static inline void reclaim_wait(struct reclaim *reclaim)
 /* Wait for the grace period under way, or that is wanted. Not under the writer lock, nor in a read
  * section. */
 void reclaim_wait_all(struct reclaim *reclaim);
+/* The same, but with threads for a moment at most: a reader may be waiting for who waits here. */
+void reclaim_wait_a_while(struct reclaim *reclaim);
 /* Without threads: the same under the writer lock, where nothing else is left to do; false in a
  * read section. */
 bool reclaim_wait_at_once(struct reclaim *reclaim);

@@ -420,6 +420,9 @@ void checkpoint_pause(struct fkv *db);
 /* Begin one that holds the present state, or join; wait until it is over. Writer lock, which is
  * released meanwhile. */
 enum fkv_error checkpoint_run(struct fkv *db);
+/* The same for who wants the sectors that it frees: waits for readers to leave them too, with
+ * threads for a moment only. */
+enum fkv_error checkpoint_run_for_space(struct fkv *db);
 void *checkpoint_thread(void *db);
 /* Write a header to the place of the copy that db->header_copy says, and sync it. */
 enum fkv_error checkpoint_write_copy(struct fkv *db, const struct format_header *header);

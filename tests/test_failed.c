@@ -5,6 +5,7 @@
 #include "support.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "fkv.h"
@@ -326,6 +327,45 @@ static void test_details(void **state)
     }
 }
 
+struct reading {
+    struct fkv *db;
+    _Atomic bool began, written;
+};
+
+static void *read_until_written(void *context)
+{
+    struct reading *reading = context;
+    fkv_read_begin(reading->db);
+    reading->began = true;
+    while (!reading->written)
+        sched_yield();
+    fkv_read_end(reading->db);
+    return NULL;
+}
+
+/* Writers whose log is full wait for a checkpoint, and not for who is in a read section: that one
+ * may be waiting for them. */
+static void test_reader_beside_a_full_log(void **state)
+{
+    (void)state;
+    enum { PUTS = 300 };
+    pthread_t thread;
+    struct os_sim *sim = os_sim_new(NULL);
+    struct reading reading = {.db = NULL};
+    fkv_options options;
+    fkv_options_init(&options);
+    options.log_bytes_max = MIB;
+    assert_ok(store_open(os_sim_os(sim), NAME, &options, &reading.db));
+    assert_int_equal(pthread_create(&thread, NULL, read_until_written, &reading), 0);
+    while (!reading.began)
+        sched_yield();
+    for (uint32_t i = 0; i < PUTS; i++)
+        put(reading.db, i % KEYS, VALUE_BYTES);
+    reading.written = true;
+    pthread_join(thread, NULL);
+    end_whole(sim, reading.db);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -337,6 +377,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_deletes_on_a_full_disk),
         cmocka_unit_test(test_segment_without_memory),
         cmocka_unit_test(test_details),
+        cmocka_unit_test(test_reader_beside_a_full_log),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
