@@ -197,15 +197,15 @@ enum fkv_error load_put(fkv_load *load, const struct key *key, const void *value
         return error_set(FKV_VALUE_TOO_LARGE, "a load takes pairs of up to %zu bytes",
                          RECORD_BYTES_MAX - RECORD_HEADER_BYTES);
     uint32_t cells = record_cells(record_bytes(key->size, value_bytes));
+    enum fkv_error error;
     struct load_sector *sector = last_sector(load);
-    enum fkv_error error = FKV_OK;
-    if (!sector || load->written || sector->end + cells > SECTOR_CELLS)
-        error = next_sector(load);
-    if (error)
-        return error;
     struct pair *pair = pair_new(load);
     if (!pair)
         return FKV_NO_MEMORY;
+    /* Not before: nothing can fail now, so no sector stays without a pair. */
+    if ((!sector || load->written || sector->end + cells > SECTOR_CELLS) &&
+        (error = next_sector(load)))
+        return error;
     sector = last_sector(load);
     uint8_t *to = load->buffer + sector->end * CELL_BYTES;
     record_write(to, load->db->seed,
@@ -426,7 +426,7 @@ enum fkv_error load_commit(fkv_load *load)
     pthread_mutex_lock(&db->writer);
     uint64_t number = db->commit;
     if (!load->pairs)
-        load_abandon(db); /* one sector may have been taken for a pair that did not come */
+        load_abandon(db);
     else if (!(error = commit(load)))
         number = db->commit;
     pthread_mutex_unlock(&db->writer);
