@@ -14,7 +14,7 @@ struct pair_block {
     struct pair pairs[BLOCK_PAIRS];
 };
 
-/* A value in several pieces that goes when the load comes. */
+/* A value in several pieces that goes when the load comes; in the order of the pairs. */
 struct replaced {
     struct replaced *next;
     uint64_t address; /* of its head */
@@ -36,7 +36,7 @@ struct fkv_load {
     bool written;    /* it is in the file */
     struct pair_block *first, *last;
     uint64_t pairs, bytes;
-    struct replaced *replaced;
+    struct replaced *replaced, *replaced_last;
     uint64_t memory_bytes; /* of what is above; in db->opened_bytes */
 };
 
@@ -231,7 +231,16 @@ static void forget_replaced(struct fkv_load *load)
         memory_free(one->parts);
         memory_free(one);
     }
-    load->replaced = NULL;
+    load->replaced = load->replaced_last = NULL;
+}
+
+/* The parts of the value that a pair replaces. Those that come before it in the list are no longer
+ * looked for: a key that was put twice is there twice. */
+static struct replaced *find_replaced(struct replaced *one, uint64_t address)
+{
+    while (one && one->address != address)
+        one = one->next;
+    return one;
 }
 
 /* Each pair is somewhere else in the index. */
@@ -260,8 +269,9 @@ static enum fkv_error prepare_pair(struct fkv_load *load, const struct pair *pai
         memory_free(write.old);
         return FKV_NO_MEMORY;
     }
-    *one = (struct replaced){load->replaced, entry_address(write.entry), write.old};
-    load->replaced = one;
+    *one = (struct replaced){NULL, entry_address(write.entry), write.old};
+    *(load->replaced ? &load->replaced_last->next : &load->replaced) = one;
+    load->replaced_last = one;
     return FKV_OK;
 }
 
@@ -331,7 +341,8 @@ static void count_pad(void *context, uint32_t cell, uint32_t cells)
     sectors_count_pad(padded->sectors, padded->sector, cell, cells);
 }
 
-static void apply_pair(struct fkv_load *load, const struct pair *pair)
+/* *replaced: where in the list the next value in several pieces is looked for. */
+static void apply_pair(struct fkv_load *load, const struct pair *pair, struct replaced **replaced)
 {
     struct fkv *db = load->db;
     sectors_count_live(&db->sectors, entry_cells(pair->entry));
@@ -342,15 +353,15 @@ static void apply_pair(struct fkv_load *load, const struct pair *pair)
         db->keys++;
         return;
     }
-    const struct large *parts = NULL;
-    for (const struct replaced *one = load->replaced; one && !parts; one = one->next)
-        parts = one->address == entry_address(old) ? one->parts : NULL;
-    commit_kill(db, old, parts);
+    if (old & ENTRY_LARGE)
+        *replaced = find_replaced(*replaced, entry_address(old));
+    commit_kill(db, old, old & ENTRY_LARGE && *replaced ? (*replaced)->parts : NULL);
 }
 
 static void apply(struct fkv_load *load)
 {
     struct fkv *db = load->db;
+    struct replaced *replaced = load->replaced;
     for (uint32_t i = 0; i < load->sector_count; i++) {
         uint32_t sector = load->sectors[i].sector;
         sectors_open_values(&db->sectors, sector, sequence_of(load, i),
@@ -361,7 +372,7 @@ static void apply(struct fkv_load *load)
     for (const struct pair_block *block = load->first; block; block = block->next)
         for (uint32_t i = 0; i < block->count; i++) {
             prefetch_ahead(load, block, i);
-            apply_pair(load, &block->pairs[i]);
+            apply_pair(load, &block->pairs[i], &replaced);
         }
     for (uint32_t i = 0; i < load->sector_count; i++)
         sectors_seal(&db->sectors, load->sectors[i].sector);
