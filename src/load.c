@@ -1,5 +1,7 @@
 #include "load.h"
 
+#include "planted.h"
+
 enum { BLOCK_PAIRS = 1 << 14 };
 
 struct pair {
@@ -346,9 +348,10 @@ static void apply_pair(struct fkv_load *load, const struct pair *pair, struct re
 {
     struct fkv *db = load->db;
     sectors_count_live(&db->sectors, entry_cells(pair->entry));
-    uint64_t old = index_set(&db->index, pair->hash, pair->entry);
-    if (db->open_transactions)
+    if (db->open_transactions) /* before the pair is seen */
         __atomic_store_n(&db->stripes[pair->hash.lo % STRIPES], db->commit, __ATOMIC_RELEASE);
+    uint64_t old = index_set(&db->index, pair->hash, pair->entry);
+    SCHEDULE_POINT();
     if (!old) {
         db->keys++;
         return;

@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "os_posix.h"
+#include "planted.h"
 #include "store.h"
 
 enum { KEYS = 40000, VALUE_MAX = 3000 };
@@ -346,12 +347,65 @@ static void test_no_memory(void **state)
     assert_ok(fkv_close(world.db));
 }
 
+/* What a transaction reads while a load is put into effect is the state at its beginning, or a
+ * conflict. */
+static struct watched {
+    fkv_txn *txn;
+    uint32_t looks, conflicts;
+} watched;
+
+static void look(void)
+{
+    static bool looking;
+    if (looking) /* the read has such points too */
+        return;
+    looking = true;
+    for (uint32_t key = 0; key < 20; key++) {
+        uint32_t found = 0;
+        enum fkv_error error =
+            fkv_txn_get(watched.txn, &key, sizeof key, &found, sizeof found, NULL);
+        if (error == FKV_OK)
+            assert_int_equal(found, 1);
+        else
+            assert_error(error, FKV_CONFLICT);
+        watched.conflicts += error == FKV_CONFLICT;
+    }
+    watched.looks++;
+    looking = false;
+}
+
+static void test_seen_by_transaction(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, 1, FKV_NO_THREAD);
+    fkv_load *load;
+    for (uint32_t stamp = 1; stamp <= 2; stamp++) {
+        assert_ok(fkv_load_begin(world.db, &load));
+        for (uint32_t key = 0; key < 20; key++)
+            assert_ok(fkv_load_put(load, &key, sizeof key, &stamp, sizeof stamp));
+        if (stamp == 1) {
+            assert_ok(fkv_load_commit(load));
+            fkv_load_free(load);
+        }
+    }
+    assert_ok(fkv_txn_begin(world.db, &watched.txn));
+    schedule_point = look;
+    assert_ok(fkv_load_commit(load));
+    schedule_point = NULL;
+    assert_true(watched.looks > 0 && watched.conflicts > 0);
+    fkv_txn_free(watched.txn);
+    fkv_load_free(load);
+    assert_ok(store_close(world.db));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_with_threads),       cmocka_unit_test(test_without_threads),
-        cmocka_unit_test(test_kill_at_each_write), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_arguments),          cmocka_unit_test(test_beside_transactions),
+        cmocka_unit_test(test_with_threads),        cmocka_unit_test(test_without_threads),
+        cmocka_unit_test(test_kill_at_each_write),  cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_arguments),           cmocka_unit_test(test_beside_transactions),
+        cmocka_unit_test(test_seen_by_transaction),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
