@@ -24,7 +24,8 @@ void collector_make(struct collector *collector, uint32_t garbage_percent_max)
     uint64_t g = garbage_percent_max;
     uint64_t b = g * 3 / 8;
     *collector = (struct collector){.begin_percent = b,
-                                    .steps = divide_up((100 + b) * (100 + g), 100 * (g - b))};
+                                    .steps = divide_up((100 + b) * (100 + g), 100 * (g - b)),
+                                    .futile_died = UINT64_MAX};
     collector_forget_life(collector);
 }
 

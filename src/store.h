@@ -124,7 +124,8 @@ struct collector {
     uint64_t seen_died;      /* collector_died() that is in the debt, or needed no collection */
     uint64_t begin_percent;  /* collects while dead cells exceed this share of live ones */
     uint64_t steps;          /* per cell that dies */
-    uint64_t futile_died;    /* db->died_cells when collecting for room last did not make any */
+    uint64_t futile_died;    /* db->died_cells when collecting for room last did not make any;
+                              * UINT64_MAX: it has not been tried */
     uint64_t moved_bytes;
     uint64_t further_bytes; /* of them, by steps that nobody owed */
     bool log_full;          /* the log had no room for what it was to do */

@@ -370,7 +370,31 @@ static void test_reader_beside_a_full_log(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {
+    const struct CMUnitTest tests[] = {};
+    uint32_t puts[2];
+    for (int dies = 0; dies < 2; dies++) {
+        struct os_sim *sim = os_sim_new(NULL);
+        struct fkv *db = open_on(sim, 4 * MIB, 0);
+        for (uint32_t key = 0; key < PUT; key++)
+            put(db, key, BYTES);
+        for (uint32_t key = 0; key < PUT; key += 5)
+            assert_ok(fkv_delete(db, &key, sizeof key));
+        assert_ok(store_close(db));
+        os_sim_set_capacity(sim, os_sim_used(sim) + 2 * MIB);
+        db = open_on(sim, 4 * MIB, 0);
+        if (dies)
+            assert_ok(fkv_delete(db, &(uint32_t){1}, sizeof(uint32_t)));
+        uint32_t key = PUT;
+        enum fkv_error error;
+        while (!(error = fkv_put(db, &key, sizeof key, value, BYTES)))
+            key++;
+        assert_error(error, FKV_FULL);
+        puts[dies] = key - PUT;
+        end_whole(sim, db);
+    }
+    assert_true(puts[0] + 1 >= puts[1] && puts[0] > 0);
+}
+
 /* A load that fills one sector, and one block of its list of pairs, so that the next pair needs
  * another of both. */
 static fkv_load *fill_load(struct fkv *db, uint32_t *key)
@@ -423,6 +447,14 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_segment_without_memory),
         cmocka_unit_test(test_details),
         cmocka_unit_test(test_reader_beside_a_full_log),
+        cmocka_unit_test(test_opened_on_a_full_disk),
+        cmocka_unit_test(test_load_tried_again),
+        cmocka_unit_test(test_opened_sector),
+        cmocka_unit_test(test_tried_again),
+        cmocka_unit_test(test_failed_sync),
+        cmocka_unit_test(test_compaction_ends),
+        cmocka_unit_test(test_load_of_nothing),
+        cmocka_unit_test(test_deletes_on_a_full_disk),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
