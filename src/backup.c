@@ -219,38 +219,49 @@ static enum fkv_error check_absent(struct os *os, const char *path, const char *
     return error_set(FKV_IN_USE, "%s exists%s", path, what);
 }
 
-/* A file of this name that nobody is writing to is what a crash has left. */
-static enum fkv_error remove_left(struct os *os, const char *part)
+/*
+ * The file of this name that is not there yet, or that nobody is writing to: a crash has left that.
+ * Who has the lock of the file that has the name may remove or rename it, and nobody else. So
+ * having the lock is not enough: another may have had it before, and given the name to a file of
+ * its own.
+ */
+static int take_part(struct os *os, const char *part, struct os_file **file, bool *left)
 {
-    struct os_file *file;
-    int status = os->ops->open(os, part, 0, &file);
-    if (status)
-        return error_os(status, "open", part);
-    status = os->ops->lock(file, false);
-    os->ops->close(file);
-    if (status == -EWOULDBLOCK)
-        return error_set(FKV_IN_USE, "%s: another backup is being written to it", part);
-    if (status || (status = os->ops->remove(os, part)))
-        return error_os(status, "remove", part);
-    return FKV_OK;
+    enum { TRIES = 100 }; /* each ends because another took a step meanwhile, or the name is odd */
+    const struct os_ops *ops = os->ops;
+    int status = 0;
+    for (int i = 0; i < TRIES; i++) {
+        status = ops->open(os, part, OS_CREATE | OS_EXCLUSIVE, file);
+        *left = status == -EEXIST;
+        if (*left && (status = ops->open(os, part, 0, file)) == -ENOENT)
+            continue; /* it has gone */
+        if (status)
+            return status;
+        status = ops->lock(*file, false);
+        if (!status && ops->is_named(*file, part))
+            return 0;
+        if (status && status != -EWOULDBLOCK && !*left)
+            ops->remove(os, part);
+        ops->close(*file);
+        if (status)
+            return status;
+    }
+    return status ? status : -EWOULDBLOCK;
 }
 
 static enum fkv_error create_part(struct os *os, const char *part, struct os_file **file)
 {
-    int status = os->ops->open(os, part, OS_CREATE | OS_EXCLUSIVE, file);
-    if (status == -EEXIST) {
-        enum fkv_error error = remove_left(os, part);
-        if (error)
-            return error;
-        status = os->ops->open(os, part, OS_CREATE | OS_EXCLUSIVE, file);
+    bool left;
+    int status;
+    while (!(status = take_part(os, part, file, &left)) && left) {
+        status = os->ops->remove(os, part);
+        os->ops->close(*file);
+        if (status)
+            return error_os(status, "remove", part);
     }
-    if (status)
-        return error_os(status, "create", part);
-    if (!(status = os->ops->lock(*file, false)))
-        return FKV_OK;
-    os->ops->close(*file);
-    os->ops->remove(os, part);
-    return error_os(status, "lock", part);
+    if (status == -EWOULDBLOCK)
+        return error_set(FKV_IN_USE, "%s: another backup is being written to it", part);
+    return status ? error_os(status, "create", part) : FKV_OK;
 }
 
 /* Durable under its name, or gone. */

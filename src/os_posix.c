@@ -413,6 +413,16 @@ static int posix_remove(struct os *os, const char *path)
     return result_of(result);
 }
 
+static bool posix_is_named(struct os_file *file, const char *path)
+{
+    struct stat own, named;
+    int result;
+    RETRY(result, calls.fstat(file->fd, &own));
+    if (result == 0)
+        RETRY(result, stat(path, &named));
+    return result == 0 && own.st_dev == named.st_dev && own.st_ino == named.st_ino;
+}
+
 /* File systems that cannot rename without replacing can nearly all link. */
 static int posix_rename(struct os *os, const char *from, const char *to)
 {
@@ -509,6 +519,7 @@ static const struct os_ops posix_ops = {
     .queue_submit = os_posix_queue_submit,
     .queue_reap = os_posix_queue_reap,
     .remove = posix_remove,
+    .is_named = posix_is_named,
     .rename = posix_rename,
     .sync_directory = posix_sync_directory,
 };

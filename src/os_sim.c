@@ -731,6 +731,15 @@ static int sim_remove(struct os *os, const char *path)
     return end(sim, error);
 }
 
+static bool sim_is_named(struct os_file *file, const char *path)
+{
+    struct os_sim *sim = file->sim;
+    pthread_mutex_lock(&sim->mutex);
+    bool named = find_file(sim, path) == file->file;
+    pthread_mutex_unlock(&sim->mutex);
+    return named;
+}
+
 static int rename_locked(struct os_sim *sim, const char *from, const char *to)
 {
     struct sim_file *file = find_file(sim, from);
@@ -788,6 +797,7 @@ static const struct os_ops sim_ops = {
     .memory = sim_memory,
     .read_ahead = sim_read_ahead,
     .remove = sim_remove,
+    .is_named = sim_is_named,
     .rename = sim_rename,
     .sync_directory = sim_sync_directory,
 };

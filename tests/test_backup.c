@@ -16,6 +16,7 @@
 
 #include "backup.h"
 #include "format.h"
+#include "os_posix.h"
 #include "record.h"
 #include "support.h"
 #include "twin.h"
@@ -451,6 +452,48 @@ static void left_files(void **state)
     assert_ok(fkv_close(db));
 }
 
+/* Another backup to the same path, which comes in between: when one that was left is about to be
+ * locked, it has removed that and made its own. */
+static const char *raced_part;
+static int raced_fd;
+
+static int flock_too_late(int fd, int operation)
+{
+    if (raced_fd < 0) {
+        assert_int_equal(unlink(raced_part), 0);
+        raced_fd = open(raced_part, O_CREAT | O_EXCL | O_RDWR, 0666);
+        assert_int_equal(flock(raced_fd, LOCK_EX | LOCK_NB), 0);
+    }
+    return flock(fd, operation);
+}
+
+static void left_files_raced_for(void **state)
+{
+    (void)state;
+    fkv *db = small_store(support_path("raced.fkv"), FKV_NO_THREAD);
+    const char *backup = support_path("raced.backup");
+    raced_part = support_path("raced.backup-part");
+    for (int left = 0; left < 2; left++) {
+        if (left)
+            close(open(raced_part, O_CREAT | O_RDWR, 0666));
+        struct os_posix_calls calls = os_posix_system_calls;
+        calls.flock = flock_too_late;
+        raced_fd = -1;
+        os_posix_set_calls(&calls);
+        assert_error(fkv_backup(db, backup, NULL), FKV_IN_USE);
+        os_posix_set_calls(NULL);
+        struct stat other, named;
+        assert_int_equal(fstat(raced_fd, &other), 0);
+        assert_int_equal(stat(raced_part, &named), 0);
+        assert_int_equal(other.st_ino, named.st_ino);
+        close(raced_fd);
+        assert_int_equal(unlink(raced_part), 0);
+    }
+    assert_ok(fkv_backup(db, backup, NULL));
+    check_file_keys(backup, 3000);
+    assert_ok(fkv_close(db));
+}
+
 /* A store that is opened read-only, and its log has commits. */
 static void read_only(void **state)
 {
@@ -657,6 +700,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(after_fork),
         cmocka_unit_test(progress_and_cancelling),
         cmocka_unit_test(left_files),
+        cmocka_unit_test(left_files_raced_for),
         cmocka_unit_test(read_only),
         cmocka_unit_test(damaged_record),
         cmocka_unit_test(damaged_length),
