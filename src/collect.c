@@ -217,7 +217,7 @@ static bool step(struct fkv *db)
 {
     struct move moves[MOVES_AT_ONCE];
     if (!find_front(db) || pages_reserve_frames(&db->pages, 4 * MOVES_AT_ONCE) ||
-        sectors_reserve(&db->sectors, 0, 0) ||
+        sectors_reserve(&db->sectors, 0, 0, 0) ||
         log_reserve(&db->log, log_bytes_for(db, MOVES_AT_ONCE), &db->collector.log_full))
         return false;
     struct collector *collector = &db->collector;

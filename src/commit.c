@@ -99,21 +99,35 @@ struct needs {
     uint64_t record_bytes; /* in the tail */
     uint64_t log_bytes;
     uint64_t pages;   /* that it may change */
+    uint64_t changes; /* see commit_changes */
     uint32_t sectors; /* free ones, to be taken */
     bool refer;
 };
+
+uint64_t commit_changes(const struct fkv *db, uint64_t keys, uint64_t sectors)
+{
+    enum { ALWAYS = 64 };
+    uint64_t changes = pages_changes(&db->pages, SPACE_INDEX, keys) +
+                       pages_changes(&db->pages, SPACE_DIRECTORY, keys) +
+                       pages_changes(&db->pages, SPACE_SECTORS, keys + sectors) +
+                       pages_changes(&db->pages, SPACE_MAPS, keys);
+    return changes > ALWAYS ? changes : 0;
+}
 
 static void count_needs(const struct fkv *db, const struct write *writes, size_t count,
                         struct needs *needs)
 {
     *needs = (struct needs){.log_bytes = sizeof(struct format_frame) + tail_opened_bytes(&db->tail),
                             .pages = 16};
-    uint64_t references = 0;
+    uint64_t references = 0, keys = count, large_sectors = 0;
     for (size_t i = 0; i < count; i++) {
         const struct write *write = &writes[i];
         needs->pages += 4;
-        if (write->old)
+        if (write->old) {
             needs->pages += 3ull * (write->old->sector_count + write->old->piece_count);
+            keys += write->old->piece_count;
+            large_sectors += write->old->sector_count;
+        }
         if (write->remove) {
             references += operation_bytes(sizeof write->hash);
             continue;
@@ -129,10 +143,13 @@ static void count_needs(const struct fkv *db, const struct write *writes, size_t
             references +=
                 sectors * operation_bytes(12) + pieces * (operation_bytes(sizeof(uint32_t)) + 64);
             needs->pages += 3 * sectors + 4ull * pieces;
+            keys += pieces;
+            large_sectors += sectors;
         }
         needs->record_bytes += bytes + bytes / 32 + CELL_BYTES;
         references += operation_bytes(sizeof(uint32_t)) + 8;
     }
+    needs->changes = commit_changes(db, keys, large_sectors);
     needs->refer = needs->record_bytes > REFER_BYTES;
     uint64_t opens = needs->record_bytes / (SECTOR_BYTES - RECORD_BYTES_MAX - 64) + 2;
     if (needs->record_bytes &&
@@ -191,7 +208,8 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
     if ((error = pages_reserve_frames(&db->pages, (uint32_t)frames)))
         return error;
     if ((error = sectors_reserve(&db->sectors, needs->sectors,
-                                 needs->sectors ? RESERVE_FOR_COLLECTOR : RESERVE_NONE)) ||
+                                 needs->sectors ? RESERVE_FOR_COLLECTOR : RESERVE_NONE,
+                                 needs->changes)) ||
         (error = log_reserve(&db->log, needs->log_bytes, &log_full)))
         if (error == FKV_FULL)
             *shortage = log_full ? SHORTAGE_OF_LOG : SHORTAGE_OF_DISK;
@@ -579,7 +597,7 @@ static int64_t spare_places(const struct fkv *db)
 {
     uint64_t places = (uint64_t)sectors_free_count(&db->sectors) * SECTOR_PAGES;
     return (int64_t)(places + pages_places_free(&db->pages)) -
-           (int64_t)pages_places_needed(&db->pages);
+           (int64_t)pages_places_needed(&db->pages, 0);
 }
 
 /* The disk is full. A checkpoint frees the places of pages that were changed, and what is in

@@ -28,7 +28,7 @@ static enum fkv_error no_step(struct fkv *db, struct compaction *compaction, boo
         return FKV_OK;
     }
     compaction->stuck = *goes_on = false;
-    if (sectors_reserve(&db->sectors, 1, RESERVE_NONE) == FKV_FULL)
+    if (sectors_reserve(&db->sectors, 1, RESERVE_NONE, 0) == FKV_FULL)
         return error_set(FKV_FULL, "%s: there is no room to move records to", db->path);
     return FKV_OK; /* what is left is damaged */
 }

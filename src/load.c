@@ -141,7 +141,7 @@ static enum fkv_error take_sector(struct fkv *db, uint32_t *sector)
     pthread_mutex_lock(&db->writer);
     enum fkv_error error = store_writable(db);
     if (!error)
-        error = sectors_reserve(&db->sectors, 1, RESERVE_FOR_COLLECTOR);
+        error = sectors_reserve(&db->sectors, 1, RESERVE_FOR_COLLECTOR, 0);
     if (!error && !(error = sectors_take(&db->sectors, sector)))
         db->sectors.changing++;
     pthread_mutex_unlock(&db->writer);
@@ -300,7 +300,8 @@ static enum fkv_error prepare(struct fkv_load *load, bool *log_full)
         return error;
     uint64_t frames = db->pages.pending_pages + 64; /* each page is copied once at most */
     if ((error = pages_reserve_frames(&db->pages, (uint32_t)frames)) ||
-        (error = sectors_reserve(&db->sectors, 0, RESERVE_FOR_COLLECTOR)))
+        (error = sectors_reserve(&db->sectors, 0, RESERVE_FOR_COLLECTOR,
+                                 commit_changes(db, load->pairs, load->sector_count))))
         return error;
     return log_reserve(&db->log, log_bytes_for(load), log_full);
 }

@@ -333,11 +333,19 @@ void pages_checkpoint_done(struct pages *pages);
 /* The checkpoint failed: what it had not captured is dirty again. Writer lock. */
 void pages_checkpoint_abandon(struct pages *pages);
 
-/* Places that checkpoints will still need, nodes included, and places there are for them in
- * sectors that hold pages already. */
-static inline uint64_t pages_places_needed(const struct pages *pages)
+/* Of so many pages of a space that are going to change, how many can there be that the next
+ * checkpoint has not to write anyway? */
+static inline uint64_t pages_changes(const struct pages *pages, enum space space, uint64_t most)
 {
-    uint64_t count = pages->dirty_pages + pages->pending_pages + pages->spilled_nodes;
+    uint32_t unchanged = pages->space[space].page_count - pages->space[space].dirty_count;
+    return most < unchanged ? most : unchanged;
+}
+
+/* Places that checkpoints will still need, nodes included, once so many more pages have changed;
+ * and places there are for them in sectors that hold pages already. */
+static inline uint64_t pages_places_needed(const struct pages *pages, uint64_t more)
+{
+    uint64_t count = pages->dirty_pages + pages->pending_pages + pages->spilled_nodes + more;
     return count + count / 64 + 64; /* nodes, and what one operation may add */
 }
 static inline uint64_t pages_places_free(const struct pages *pages)

@@ -191,10 +191,11 @@ enum fkv_error sectors_grow(struct sectors *sectors, uint32_t more)
     return error ? error : adopt(sectors);
 }
 
-/* Free sectors that the next checkpoint will want, beside room in those that hold pages. */
-static uint32_t wanted_for_pages(const struct sectors *sectors)
+/* Free sectors that the next checkpoint will want, once so many more pages have changed, beside
+ * room in those that hold pages. */
+static uint32_t wanted_for_pages(const struct sectors *sectors, uint64_t more)
 {
-    uint64_t needed = pages_places_needed(sectors->pages);
+    uint64_t needed = pages_places_needed(sectors->pages, more);
     uint64_t places = pages_places_free(sectors->pages);
     return needed > places ? (uint32_t)divide_up(needed - places, SECTOR_PAGES) : 0;
 }
@@ -207,7 +208,7 @@ static uint32_t ready(const struct sectors *sectors)
 uint32_t sectors_run_low(const struct sectors *sectors)
 {
     uint32_t free = ready(sectors);
-    uint32_t least = wanted_for_pages(sectors) + READY_SECTORS_MIN;
+    uint32_t least = wanted_for_pages(sectors, 0) + READY_SECTORS_MIN;
     uint32_t want = least + (uint32_t)min_u64(sectors->count / 16, READY_SECTORS_MAX);
     /* What is in quarantine will be free soon: a file that grew instead would have it for ever. */
     uint32_t soon = sectors->freed.count + sectors->uncertain.count + sectors->awaiting_readers;
@@ -220,7 +221,7 @@ struct sectors_room sectors_room(const struct sectors *sectors)
     uint32_t allocated = atomic_load(&sectors->allocated_count);
     uint32_t count = atomic_load(&sectors->file_count);
     uint32_t free = ready(sectors) + (allocated > count ? allocated - count : 0);
-    uint32_t pages = wanted_for_pages(sectors);
+    uint32_t pages = wanted_for_pages(sectors, 0);
     uint32_t usual = 2 * READY_SECTORS_MIN + (uint32_t)min_u64(count / 32, READY_SECTORS_MAX);
     return (struct sectors_room){.left = free > pages ? free - pages : 0, .usual = usual};
 }
@@ -353,9 +354,10 @@ static enum fkv_error fill_hole(struct sectors *sectors)
     return error_set(FKV_FULL, "%s: no free sector", sectors->path);
 }
 
-enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave)
+enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave,
+                               uint64_t changes)
 {
-    return sectors_reserve_free(sectors, take + leave + wanted_for_pages(sectors));
+    return sectors_reserve_free(sectors, take + leave + wanted_for_pages(sectors, changes));
 }
 
 enum fkv_error sectors_reserve_free(struct sectors *sectors, uint32_t want)

@@ -142,8 +142,11 @@ struct sectors_room sectors_room(const struct sectors *sectors);
 void sectors_extend_ahead(struct sectors *sectors, uint32_t more, pthread_mutex_t *writer);
 
 /* Make sure that after taking `take` sectors for values, `leave` free ones and the places that
- * the next checkpoint needs remain; grows the file if it must. */
-enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave);
+ * the next checkpoint needs remain; grows the file if it must. It needs some for `changes`, too:
+ * pages that have not changed yet, and that nothing is to keep from changing. (A few can always
+ * change.) */
+enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave,
+                               uint64_t changes);
 /* Make sure that so many are free, those included that the next checkpoint needs. */
 enum fkv_error sectors_reserve_free(struct sectors *sectors, uint32_t want);
 

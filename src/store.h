@@ -356,6 +356,9 @@ static inline bool store_has_failed(const struct fkv *db)
            atomic_load(&db->log.sync_failed);
 }
 
+/* Pages, at most, that a commit of so many keys and pieces changes, and the checkpoint after it has
+ * to write for it: 0 for so few as can always change. `sectors`: that come and go. */
+uint64_t commit_changes(const struct fkv *db, uint64_t keys, uint64_t sectors);
 /* Put into effect: the record at write->address is the key's (or none, if `remove`). */
 void commit_apply(struct fkv *db, struct write *write);
 enum fkv_error store_writable(struct fkv *db);

@@ -254,7 +254,7 @@ enum fkv_error tail_prepare(struct tail *tail, uint32_t cells, uint32_t leave)
         tail->opened_room = room;
     }
     if (!tail->spare) {
-        if ((error = sectors_reserve(sectors, 1, leave)) ||
+        if ((error = sectors_reserve(sectors, 1, leave, 0)) ||
             (error = sectors_take(sectors, &tail->spare)))
             return error;
     }
