@@ -799,13 +799,17 @@ static void put_through_link(void *context)
     _exit(0);
 }
 
+static const char *last_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 /* The log is beside the store, whatever link the store is opened through. */
 static void test_symbolic_links(void **state)
 {
     struct place *place = *state;
-    const char *name = strrchr(place->path, '/');
-    name = name ? name + 1 : place->path;
-    assert_int_equal(symlink(name, place->other), 0); /* to what is not there yet */
+    assert_int_equal(symlink(last_of(place->path), place->other), 0); /* to what is not there yet */
     assert_int_equal(run_child(put_through_link, place), 0);
     assert_true(file_exists(place->log_path));
     fkv *db = open_with(place->path, 0);
@@ -819,10 +823,7 @@ static void test_symbolic_links(void **state)
     assert_text(db, "a", "1");
     must(fkv_close(db));
     assert_int_equal(unlink(place->other), 0);
-    assert_int_equal(
-        symlink(strrchr(place->other, '/') ? strrchr(place->other, '/') + 1 : place->other,
-                place->other),
-        0); /* in a circle */
+    assert_int_equal(symlink(last_of(place->other), place->other), 0); /* in a circle */
     assert_int_not_equal(try_open(place->other, 0, &db), FKV_OK);
     assert_int_equal(unlink(place->other), 0);
 }
