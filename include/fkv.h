@@ -98,6 +98,7 @@ enum fkv_error {
     FKV_CANCELLED = 26,       /* an asynchronous get: the store was closed before it was read; a
                                * backup: its progress function said so */
     FKV_BUSY = 27,            /* as many asynchronous gets are open as the queue has room for */
+    FKV_EXISTS = 28,          /* there is a file already where a new one was to be made */
 };
 
 /* A handle on an open store, a transaction and a snapshot on it, and a scan of a snapshot. */
@@ -113,7 +114,7 @@ typedef struct fkv_scan fkv_scan;
 enum {
     FKV_OPEN_READ_ONLY = 1u << 0, /* open for reading; nothing is written, not even recovery */
     FKV_NO_CREATE = 1u << 1,      /* an error rather than a new store where there is none */
-    FKV_EXCLUSIVE = 1u << 2,      /* an error (FKV_IN_USE) where the store exists already */
+    FKV_EXCLUSIVE = 1u << 2,      /* an error (FKV_EXISTS) where there is a file already */
     FKV_DIGEST = 1u << 3,         /* new store: keep a salted 26-byte BLAKE3 digest, not the key */
     FKV_NO_THREAD = 1u << 4,      /* start no thread; all work is done inside the calls */
     FKV_NO_VERIFY = 1u << 5,      /* do not verify the checksum of every record that is read */
@@ -187,7 +188,7 @@ FKV_API void fkv_options_init(fkv_options *options);
  *
  * Errors: FKV_INVALID, FKV_NO_MEMORY, FKV_IO, FKV_FULL, FKV_NOT_EXIST, FKV_PERMISSION,
  * FKV_IS_DIRECTORY, FKV_IN_USE, FKV_NOT_A_STORE, FKV_UNKNOWN_FORMAT, FKV_TRUNCATED, FKV_DAMAGED,
- * FKV_LOG_MISMATCH, FKV_LOG_MISSING, FKV_MODE_MISMATCH, FKV_READ_ONLY. fkv_error_detail(NULL) says
+ * FKV_LOG_MISMATCH, FKV_LOG_MISSING, FKV_MODE_MISMATCH, FKV_EXISTS. fkv_error_detail(NULL) says
  * more. A file that is refused is left as it was.
  */
 FKV_API enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db);
@@ -526,10 +527,10 @@ FKV_API void fkv_backup_options_init(fkv_backup_options *options);
  * options   NULL for the defaults.
  *
  * On an error there is no new file. FKV_DAMAGED: the store is damaged; fkv_check_file says where,
- * fkv_repair saves what is whole. FKV_IN_USE: the path, or a log of that name, exists, or another
- * backup is being written to it. FKV_CANCELLED, FKV_FULL, FKV_IO, FKV_NO_MEMORY, FKV_NOT_EXIST (no
- * such directory), FKV_PERMISSION, FKV_IS_DIRECTORY, FKV_FORKED, FKV_INVALID (a NULL, an unknown
- * flag, or inside a read section).
+ * fkv_repair saves what is whole. FKV_EXISTS: the path, or a log of that name, exists.
+ * FKV_IN_USE: another backup is being written to it. FKV_CANCELLED, FKV_FULL, FKV_IO,
+ * FKV_NO_MEMORY, FKV_NOT_EXIST (no such directory), FKV_PERMISSION, FKV_IS_DIRECTORY, FKV_FORKED,
+ * FKV_INVALID (a NULL, an unknown flag, or inside a read section).
  */
 FKV_API enum fkv_error fkv_backup(fkv *db, const char *path, const fkv_backup_options *options);
 
@@ -858,7 +859,7 @@ typedef struct fkv_repair_result {
  *
  * FKV_OK: nothing was found to be missing. FKV_DAMAGED: something is lost or uncertain, and
  * `result` says what; the new store holds the rest. All other errors: there is no new store. They
- * are those of fkv_open, FKV_IN_USE among them if new_path exists, and FKV_NOT_A_STORE if nothing
+ * are those of fkv_open, FKV_EXISTS among them if new_path exists, and FKV_NOT_A_STORE if nothing
  * in the file is of a store.
  */
 FKV_API enum fkv_error fkv_repair(const char *path, const char *new_path,

@@ -216,7 +216,7 @@ static enum fkv_error check_absent(struct os *os, const char *path, const char *
     if (status)
         return error_os(status, "look for", path);
     os->ops->close(file);
-    return error_set(FKV_IN_USE, "%s exists%s", path, what);
+    return error_set(FKV_EXISTS, "%s exists%s", path, what);
 }
 
 /*

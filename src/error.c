@@ -48,6 +48,8 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
         error = FKV_NOT_EXIST;
         break;
     case -EEXIST:
+        error = FKV_EXISTS;
+        break;
     case -EWOULDBLOCK:
         error = FKV_IN_USE;
         break;
@@ -142,6 +144,8 @@ const char *fkv_error_text(enum fkv_error error)
         return "cancelled";
     case FKV_BUSY:
         return "as many requests are open as there is room for";
+    case FKV_EXISTS:
+        return "the file exists already";
     case FKV_MODE_MISMATCH:
         return "the store was created with another key mode";
     }

@@ -102,7 +102,7 @@ static enum fkv_error create(struct repair *repair)
     if (repair->header && repair->header->features & FEATURE_DIGEST)
         options.flags |= FKV_DIGEST;
     enum fkv_error error = store_open(repair->os, repair->new_path, &options, &repair->out);
-    if (error && error != FKV_IN_USE) /* it was not there, and is perhaps in part now */
+    if (error && error != FKV_EXISTS) /* it was not there, and is perhaps in part now */
         remove_new(repair);
     if (error || !repair->header)
         return error;

@@ -22,14 +22,14 @@ static void test_version(void **state)
 static void test_error_texts(void **state)
 {
     (void)state;
-    for (int error = FKV_OK; error <= FKV_BUSY; error++) {
+    for (int error = FKV_OK; error <= FKV_EXISTS; error++) {
         const char *text = fkv_error_text((enum fkv_error)error);
         assert_non_null(text);
         assert_true(strlen(text) > 3);
         for (int other = FKV_OK; other < error; other++)
             assert_string_not_equal(text, fkv_error_text((enum fkv_error)other));
     }
-    assert_non_null(fkv_error_text((enum fkv_error)(FKV_BUSY + 1)));
+    assert_non_null(fkv_error_text((enum fkv_error)(FKV_EXISTS + 1)));
     assert_non_null(fkv_error_text((enum fkv_error) - 1));
 }
 
@@ -1279,7 +1279,7 @@ static void test_open_flags(void **state)
     db = open_with(place->path, FKV_EXCLUSIVE);
     must(put_text(db, "a", "1"));
     must(fkv_close(db));
-    expect(try_open(place->path, FKV_EXCLUSIVE, &db), FKV_IN_USE);
+    expect(try_open(place->path, FKV_EXCLUSIVE, &db), FKV_EXISTS);
     assert_null(db);
     db = open_with(place->path, FKV_NO_CREATE);
     assert_text(db, "a", "1");

@@ -314,21 +314,21 @@ static void arguments(void **state)
     fkv_read_begin(db);
     assert_error(fkv_backup(db, backup, NULL), FKV_INVALID);
     fkv_read_end(db);
-    assert_error(fkv_backup(db, path, NULL), FKV_IN_USE);
+    assert_error(fkv_backup(db, path, NULL), FKV_EXISTS);
     assert_error(fkv_backup(db, "/nowhere/at/all", NULL), FKV_NOT_EXIST);
     assert_error(fkv_backup(db, "/", NULL), FKV_IS_DIRECTORY);
     no_trace_of(backup);
     fkv_backup_options_init(&options);
     options.size = offsetof(fkv_backup_options, bytes_per_second); /* an older program's */
     assert_ok(fkv_backup(db, backup, &options));
-    assert_error(fkv_backup(db, backup, NULL), FKV_IN_USE);
+    assert_error(fkv_backup(db, backup, NULL), FKV_EXISTS);
     assert_true(strstr(fkv_error_detail(db), "exists") != NULL);
     check_file_keys(backup, 3000);
     unlink(backup);
     char log[300];
     snprintf(log, sizeof log, "%s-wal", backup);
     close(open(log, O_CREAT | O_WRONLY, 0666));
-    assert_error(fkv_backup(db, backup, NULL), FKV_IN_USE);
+    assert_error(fkv_backup(db, backup, NULL), FKV_EXISTS);
     assert_true(strstr(fkv_error_detail(db), "log") != NULL);
     no_trace_of(backup);
     assert_ok(fkv_close(db));

@@ -185,7 +185,7 @@ static void test_empty_file(void **state)
     file_write(place->path, "", 0);
     assert_refused_with(place, FKV_NO_CREATE, FKV_NOT_A_STORE);
     assert_refused_with(place, FKV_OPEN_READ_ONLY, FKV_NOT_A_STORE);
-    assert_refused_with(place, FKV_EXCLUSIVE, FKV_IN_USE);
+    assert_refused_with(place, FKV_EXCLUSIVE, FKV_EXISTS);
     fkv *db = open_with(place->path, 0);
     must(put_text(db, "a", "1"));
     must(fkv_close(db));

@@ -1753,7 +1753,7 @@ static void test_progress(void **state)
     assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), -ENOENT);
     /* one that exists is not written over */
     assert_int_equal(os_sim_put_file(world->sim, NEW_PATH, "abc", 3), 0);
-    assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL), FKV_IN_USE);
+    assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL), FKV_EXISTS);
     assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), 0);
     assert_int_equal(size, 3);
     /* and what is no store is none */
@@ -1894,7 +1894,7 @@ static void test_arguments(void **state)
     assert_error(fkv_repair(support_path("none"), support_path("new"), NULL, NULL, 0),
                  FKV_NOT_EXIST);
     assert_error(fkv_repair(support_path("arguments"), support_path("arguments"), NULL, NULL, 0),
-                 FKV_IN_USE);
+                 FKV_EXISTS);
     assert_ok(fkv_check_file(support_path("arguments"), NULL, NULL, 0));
 }
 
