@@ -95,8 +95,8 @@ enum fkv_error {
     FKV_FORKED = 23,          /* the handle was opened before fork(); open it again in the child */
     FKV_MODE_MISMATCH = 24,   /* digest mode asked for, and the store is not of it */
     FKV_SNAPSHOT_ENDED = 25,  /* the store that the snapshot is of was closed */
-    FKV_CANCELLED = 26,       /* an asynchronous get: the store was closed before it was read; a
-                               * backup: its progress function said so */
+    FKV_CANCELLED = 26,       /* a backup, a check, a repair: its progress function said so; an
+                               * asynchronous get: the store was closed before it was read */
     FKV_BUSY = 27,            /* as many asynchronous gets are open as the queue has room for */
     FKV_EXISTS = 28,          /* there is a file already where a new one was to be made */
 };
@@ -761,8 +761,9 @@ typedef struct fkv_check_options {
     uint32_t flags; /* none so far: 0 */
     /* Called for every problem. Default NULL. */
     void (*problem)(void *context, const fkv_problem *problem);
-    /* Called now and then with how much of the work is done, in bytes to be read. To return
-     * anything but 0 ends the check. Default NULL. */
+    /* Called now and then with how much of the work is done, in bytes to be read; `done` is `total`
+     * at the end. To return anything but 0 ends the check with FKV_CANCELLED, also then.
+     * Default NULL. */
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context; /* for both */
 } fkv_check_options;
@@ -800,7 +801,8 @@ typedef struct fkv_check_result {
  * result    what was found; result_bytes is sizeof(fkv_check_result). Written whatever is returned,
  *           but for FKV_INVALID and FKV_FORKED. NULL where it is not wanted.
  *
- * FKV_OK: no problem. FKV_DAMAGED: there are problems. FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED.
+ * FKV_OK: no problem. FKV_DAMAGED: there are problems. FKV_CANCELLED: `progress` has ended it;
+ * `result` has what was found so far, and is not complete. FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_check(fkv *db, const fkv_check_options *options,
                                  fkv_check_result *result, size_t result_bytes);
@@ -823,7 +825,8 @@ typedef struct fkv_repair_options {
     /* Called with each thing that is damaged, lost or uncertain. Default NULL. */
     void (*problem)(void *context, const fkv_problem *problem);
     /* Called now and then with how much of the work is done, in bytes to be read. To return
-     * anything but 0 ends the repair: FKV_OK, and no new store. Default NULL. */
+     * anything but 0 ends the repair with FKV_CANCELLED, and there is no new store. Default NULL.
+     */
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context; /* for both */
 } fkv_repair_options;
@@ -859,8 +862,8 @@ typedef struct fkv_repair_result {
  *
  * FKV_OK: nothing was found to be missing. FKV_DAMAGED: something is lost or uncertain, and
  * `result` says what; the new store holds the rest. All other errors: there is no new store. They
- * are those of fkv_open, FKV_EXISTS among them if new_path exists, and FKV_NOT_A_STORE if nothing
- * in the file is of a store.
+ * are those of fkv_open, FKV_EXISTS among them if new_path exists, FKV_NOT_A_STORE if nothing in
+ * the file is of a store, and FKV_CANCELLED.
  */
 FKV_API enum fkv_error fkv_repair(const char *path, const char *new_path,
                                   const fkv_repair_options *options, fkv_repair_result *result,

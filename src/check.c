@@ -153,9 +153,11 @@ static void run(struct check *check)
                                              check_index_rest,   check_counters};
     for (size_t i = 0; i < sizeof parts / sizeof *parts && check_goes_on(check); i++)
         parts[i](check);
+    if (check_goes_on(check)) {
+        check->work_done = check->work_total;
+        check_advance(check, 0);
+    }
     check->result.complete = check_goes_on(check);
-    if (check_goes_on(check) && check->options.progress)
-        check->options.progress(check->options.context, check->work_total, check->work_total);
 }
 
 static enum fkv_error end(struct check *check, fkv_check_result *result)
@@ -172,6 +174,9 @@ static enum fkv_error end(struct check *check, fkv_check_result *result)
         *result = check->result;
     if (check->error)
         return check->error;
+    if (check->ended)
+        return error_set(FKV_CANCELLED, "the check of %s was cancelled by its progress function",
+                         check->path);
     if (!check->result.problems)
         return FKV_OK;
     return error_set(FKV_DAMAGED, "%s: the check found %llu problems", check->path,

@@ -586,6 +586,9 @@ enum fkv_error repair(struct os *os, const char *path, const char *new_path,
         repair.result.keys = 0;
     if (result)
         *result = repair.result;
+    if (!error && repair.ended)
+        return error_set(FKV_CANCELLED, "the repair of %s was cancelled by its progress function",
+                         path);
     const fkv_repair_result *found = &repair.result;
     if (!error && (found->damaged || found->values_incomplete || found->sectors_unreadable ||
                    found->deleted_may_be_back || found->log_incomplete || found->header_lost))

@@ -1730,6 +1730,12 @@ static int stop_at_once(void *context, uint64_t done, uint64_t total)
     return ++*calls == 3;
 }
 
+static int stop_at_the_end(void *context, uint64_t done, uint64_t total)
+{
+    (void)context;
+    return done == total;
+}
+
 static void test_progress(void **state)
 {
     (void)state;
@@ -1740,15 +1746,26 @@ static void test_progress(void **state)
     assert_ok(store_check(world->db, &options, &findings.result));
     options = (struct check_options){.progress = stop_at_once, .context = &calls};
     fkv_check_result result;
-    assert_ok(store_check(world->db, &options, &result));
+    assert_error(store_check(world->db, &options, &result), FKV_CANCELLED);
     assert_int_equal(calls, 3);
     assert_false(result.complete);
+    options.progress = stop_at_the_end;
+    assert_error(store_check(world->db, &options, &result), FKV_CANCELLED);
+    assert_false(result.complete);
+    assert_int_equal(result.keys, findings.result.keys);
     world_close(world);
     struct repair_options repair_options = {.progress = stop_at_once, .context = &calls};
     fkv_repair_result repaired;
     uint64_t size;
     calls = 0;
-    assert_ok(repair(os_sim_os(world->sim), PATH, NEW_PATH, &repair_options, &repaired));
+    assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, &repair_options, &repaired),
+                 FKV_CANCELLED);
+    assert_true(strstr(fkv_error_detail(NULL), "cancelled") != NULL);
+    assert_false(repaired.complete);
+    assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), -ENOENT);
+    repair_options.progress = stop_at_the_end; /* with all of the new store written */
+    assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, &repair_options, &repaired),
+                 FKV_CANCELLED);
     assert_false(repaired.complete);
     assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), -ENOENT);
     /* one that exists is not written over */
