@@ -721,9 +721,14 @@ FKV_API const char *fkv_version(void);
 FKV_API const char *fkv_error_text(enum fkv_error error);
 
 /*
- * More about the last call that failed in the calling thread on this handle (NULL: the last
- * fkv_open): what was expected, what was found, where. "" if there is nothing to add. The text
- * is valid until the calling thread's next call of the library.
+ * More about the last call that failed in the calling thread on this handle (NULL: of those without
+ * one, as fkv_open, fkv_close, fkv_check_file and fkv_repair): what was expected, what was found,
+ * where. "" if there is nothing to add.
+ *
+ * FKV_NOT_FOUND is no failure here, in whatever function: it has no detail, and leaves that of the
+ * failure before it where it is. So does FKV_OK. A thread keeps the detail of one failure: after
+ * one on another handle that of this one is "". The text is valid until the calling thread's next
+ * call of the library.
  */
 FKV_API const char *fkv_error_detail(const fkv *db);
 

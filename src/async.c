@@ -91,6 +91,11 @@ static enum fkv_error say(const struct fkv_async *async, enum fkv_error error)
     return error;
 }
 
+static enum fkv_error forked(void)
+{
+    return error_set(FKV_FORKED, "the store was opened before fork()");
+}
+
 static void finish(struct fkv_async *async, struct request *request, enum fkv_error error)
 {
     request->error = error;
@@ -112,8 +117,10 @@ enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
         return error_set(FKV_INVALID, "no handle, no place for the queue, or not 1 to %d requests",
                          DEPTH_MAX);
     }
-    if (!*db->alive)
-        return FKV_FORKED;
+    if (!*db->alive) {
+        error_claim(db->id);
+        return forked();
+    }
     struct fkv_async *async = memory_new(sizeof *async);
     struct request *requests = memory_new(depth * sizeof *requests);
     int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -345,7 +352,7 @@ static enum fkv_error check_async(const fkv_async *async)
         return error_set(FKV_INVALID, "the queue is NULL");
     if (!async->db)
         return error_set(FKV_CANCELLED, "the store was closed");
-    return *async->db->alive ? FKV_OK : FKV_FORKED;
+    return *async->db->alive ? FKV_OK : forked();
 }
 
 enum fkv_error fkv_async_get(fkv_async *async, const void *key, size_t key_bytes, void *buffer,

@@ -1373,6 +1373,13 @@ static void test_details(void **state)
     fails(fkv_txn_commit(txn, 0), FKV_TXN_ENDED);
     fkv_txn_free(txn);
     free(key);
+    expect(fkv_get(db, "none", 4, buffer, sizeof buffer, &bytes), FKV_NOT_FOUND);
+    expect(fkv_exists(db, "none", 4), FKV_NOT_FOUND);
+    expect(fkv_delete(db, "none", 4), FKV_NOT_FOUND);
+    must(fkv_exists(db, "a", 1));
+    assert_string_equal(fkv_error_detail(db), before); /* none of these has failed */
+    expect(fkv_put(other, NULL, 1, "", 0), FKV_INVALID);
+    assert_string_equal(fkv_error_detail(db), "");
     must(fkv_close(other));
     must(fkv_close(db));
 }

@@ -991,7 +991,18 @@ struct all_open {
 static void close_in_child(void *context)
 {
     const struct all_open *open = context;
+    fkv_async *more = NULL;
+    size_t count;
+    fkv_completion done;
     alarm(HANG_SECONDS);
+    for (int i = 0; i < 4; i++) {
+        insist(fkv_get(NULL, "a", 1, NULL, 0, NULL) == FKV_INVALID);
+        insist((i == 0   ? fkv_async_open(open->db, 4, &more)
+                : i == 1 ? fkv_async_get(open->queue, "a", 1, NULL, 0, NULL)
+                : i == 2 ? fkv_async_submit(open->queue)
+                         : fkv_async_wait(open->queue, 1, &done, 1, &count)) == FKV_FORKED);
+        insist(strstr(fkv_error_detail(open->db), "fork") != NULL);
+    }
     if (open->store_first) {
         insist_ok(fkv_close(open->db));
         insist(fkv_load_put(open->load, "b", 1, "1", 1) == FKV_TXN_ENDED);
