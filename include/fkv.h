@@ -84,7 +84,7 @@ enum fkv_error {
     FKV_PERMISSION = 12,      /* the file may not be opened, or not be opened for writing */
     FKV_IS_DIRECTORY = 13,    /* the path names a directory */
     FKV_IN_USE = 14,          /* another handle, of this or another process, has the store open */
-    FKV_NOT_A_STORE = 15,     /* the file is not one of fkv's */
+    FKV_NOT_A_STORE = 15,     /* the file is not one of fkv's; or a pipe, a socket, a device */
     FKV_UNKNOWN_FORMAT = 16,  /* written by a version of fkv with another format */
     FKV_TRUNCATED = 17,       /* the file is shorter than what it should hold */
     FKV_DAMAGED = 18,         /* bytes that fail their checksum or contradict others */

@@ -213,9 +213,10 @@ static enum fkv_error check_absent(struct os *os, const char *path, const char *
     int status = os->ops->open(os, path, OS_READ_ONLY, &file);
     if (status == -ENOENT)
         return FKV_OK;
-    if (status)
+    if (status && status != -ENXIO)
         return error_os(status, "look for", path);
-    os->ops->close(file);
+    if (!status)
+        os->ops->close(file);
     return error_set(FKV_EXISTS, "%s exists%s", path, what);
 }
 

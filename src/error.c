@@ -43,6 +43,9 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
     case -EISDIR:
         error = FKV_IS_DIRECTORY;
         break;
+    case -ENXIO:
+        error = FKV_NOT_A_STORE;
+        break;
     case -ENOENT:
     case -ENOTDIR:
         error = FKV_NOT_EXIST;
@@ -63,7 +66,9 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
     char reason[96];
     const char *text = strerror_r(-errno_negative, reason, sizeof reason);
     return error_set(error, "%s %s: %s", what, path,
-                     errno_negative == -ENODATA ? "the file ends before" : text);
+                     errno_negative == -ENODATA ? "the file ends before"
+                     : errno_negative == -ENXIO ? "a pipe, a socket or a device, not a file"
+                                                : text);
 }
 
 enum fkv_error error_sync(int errno_negative, const char *path)

@@ -55,7 +55,7 @@ static enum fkv_error adopt(int fd, struct os_file **file)
 {
     uint64_t bytes;
     int status = os_posix_adopt(fd, file);
-    if (status == -EINVAL || status == -EISDIR || status == -EBADF)
+    if (status == -ENXIO || status == -EISDIR || status == -EBADF)
         return error_set(FKV_INVALID,
                          "descriptor %d is not that of a regular file, open for writing and not "
                          "for appending; \"fkv dump\" writes to pipes",

@@ -903,7 +903,7 @@ static enum fkv_error open_file(struct fkv *db)
     const struct os_ops *ops = db->os->ops;
     bool create = !db->read_only && !(db->flags & FKV_NO_CREATE);
     int status = ops->open(db->os, db->path, db->read_only ? OS_READ_ONLY : 0, &db->file);
-    if (!status && (db->flags & FKV_EXCLUSIVE))
+    if ((!status || status == -ENXIO) && (db->flags & FKV_EXCLUSIVE))
         status = -EEXIST;
     if (status == -ENOENT && create) {
         bool has_log;

@@ -31,7 +31,7 @@ struct os {
 };
 
 struct os_ops {
-    /* -ENOENT, -EEXIST, -EACCES, -EISDIR and others. */
+    /* -ENOENT, -EEXIST, -EACCES, -EISDIR, -ENXIO (neither a file nor a directory) and others. */
     int (*open)(struct os *os, const char *path, unsigned flags, struct os_file **file);
     void (*close)(struct os_file *file);
     /* Lock against every other opener, in this process too: -EWOULDBLOCK if taken. The lock goes

@@ -5,7 +5,7 @@
  *
  * 1. No operation returns -EINTR or a short count: both are retried or continued here.
  * 2. Opening never blocks and only ever succeeds on regular files. A fifo or a device opened by
- *    mistake is -EINVAL, a directory is -EISDIR.
+ *    mistake is -ENXIO, as a socket is by itself; a directory is -EISDIR.
  * 3. A descriptor is never 0, 1 or 2 (a program that closed its standard error and then prints to
  *    it would write into the store) and is not inherited through exec.
  * 4. A lock excludes every other open of the file, also one by the same process: flock belongs to
@@ -105,7 +105,7 @@ static int check_regular(int fd)
         return -errno;
     if (S_ISDIR(stat.st_mode))
         return -EISDIR;
-    return S_ISREG(stat.st_mode) ? 0 : -EINVAL;
+    return S_ISREG(stat.st_mode) ? 0 : -ENXIO;
 }
 
 /* Move a descriptor out of the range of the standard streams. Takes `fd` over. */

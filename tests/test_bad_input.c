@@ -10,6 +10,8 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "format.h"
 #include "os_sim.h"
@@ -134,16 +136,49 @@ static void test_directory(void **state)
 static void test_devices(void **state)
 {
     struct place *place = *state;
-    fkv *db = NULL;
+    char named_pipe[PATH_MAX], named_socket[PATH_MAX];
+    snprintf(named_pipe, sizeof named_pipe, "%s/pipe", place->directory);
+    snprintf(named_socket, sizeof named_socket, "%s/socket", place->directory);
+    assert_int_equal(mkfifo(named_pipe, 0644), 0);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%.100s", named_socket);
+    int listening = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(listening, (struct sockaddr *)&address, sizeof address), 0);
+    make_store(place->other);
+    fkv *other = open_with(place->other, FKV_OPEN_READ_ONLY);
+    const char *const paths[] = {named_pipe, named_socket, "/dev/null", "/dev/zero", "/dev/full"};
     alarm(HANG_SECONDS);
-    assert_int_equal(mkfifo(place->path, 0644), 0);
-    assert_true(try_open(place->path, 0, &db) != FKV_OK);
-    assert_true(try_open(place->path, FKV_OPEN_READ_ONLY, &db) != FKV_OK);
-    assert_true(try_open("/dev/null", FKV_NO_CREATE, &db) != FKV_OK);
-    assert_true(try_open("/dev/zero", FKV_OPEN_READ_ONLY, &db) != FKV_OK);
-    assert_null(db);
-    assert_false(file_exists("/dev/null-wal"));
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        const unsigned flags[] = {0, FKV_NO_CREATE, FKV_OPEN_READ_ONLY, FKV_NO_THREAD};
+        for (int f = 0; f < 4; f++) {
+            fkv *db = other;
+            expect(try_open(paths[i], flags[f], &db), FKV_NOT_A_STORE);
+            assert_true(strstr(fkv_error_detail(NULL), "not a file") != NULL);
+            assert_null(db);
+        }
+        fkv *db = NULL;
+        expect(try_open(paths[i], FKV_EXCLUSIVE, &db), FKV_EXISTS);
+        expect(fkv_check_file(paths[i], NULL, NULL, 0), FKV_NOT_A_STORE);
+        expect(fkv_repair(paths[i], place->path, NULL, NULL, 0), FKV_NOT_A_STORE);
+        expect(fkv_repair(place->other, paths[i], NULL, NULL, 0), FKV_EXISTS);
+        expect(fkv_backup(other, paths[i], NULL), FKV_EXISTS);
+        assert_true(file_exists(paths[i]));
+        char log[PATH_MAX + 8];
+        snprintf(log, sizeof log, "%s-wal", paths[i]);
+        assert_false(file_exists(log));
+    }
+    assert_false(file_exists(place->path));
+    must(fkv_close(other));
+    assert_int_equal(rename(named_pipe, place->log_path), 0); /* where the log should be */
+    fkv *db = NULL;
+    expect(try_open(place->path, 0, &db), FKV_NOT_A_STORE);
+    assert_false(file_exists(place->path));
+    assert_int_equal(rename(place->other, place->path), 0);
+    expect(try_open(place->path, 0, &db), FKV_NOT_A_STORE);
+    expect(try_open(place->path, FKV_OPEN_READ_ONLY, &db), FKV_NOT_A_STORE);
+    assert_true(file_exists(place->log_path));
     alarm(0);
+    close(listening);
 }
 
 static void test_not_a_store(void **state)
