@@ -8,6 +8,7 @@
 #include "thread.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -679,11 +680,13 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
 {
     log_make(&db->log, db->os->ops, db->log_path, log_bytes_max, &db->data_sync);
     db->log.head.offset = db->header.log_offset;
-    unsigned flags = db->read_only ? OS_READ_ONLY : OS_CREATE;
     bool may_be_missing = db->header.clean;
-    if (!may_be_missing)
-        flags &= ~(unsigned)OS_CREATE;
-    int status = db->os->ops->open(db->os, db->log_path, flags, &db->log_file);
+    const struct os_ops *ops = db->os->ops;
+    int status = ops->open(db->os, db->log_path, db->read_only ? OS_READ_ONLY : 0, &db->log_file);
+    if (status == -ENOENT && may_be_missing && !db->read_only) {
+        status = ops->open(db->os, db->log_path, OS_CREATE | OS_EXCLUSIVE, &db->log_file);
+        db->made_log = !status;
+    }
     if (status == -ENOENT && may_be_missing)
         return FKV_OK; /* read-only, and nothing to read */
     if (status == -ENOENT)
@@ -702,6 +705,8 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
         return error;
     if (unfinished && db->read_only)
         return FKV_OK;
+    if (unfinished && !db->made_log)
+        db->made_file = false; /* a log that was there stays, and will need this store */
     error = unfinished ? make_log(db) : log_open(&db->log, db->header.store_id);
     if (error || !may_be_missing || db->read_only)
         return error;
@@ -819,6 +824,29 @@ static void stop_threads(struct fkv *db)
     db->reclaim.alone = true;
 }
 
+/*
+ * Remove what an opening that has failed has made. Nobody else has the file, whose lock is held.
+ * Whatever this is cut off by, what is left has to be a store or the beginning of one: so the
+ * header says, before the log goes, that it needs none, and the log is gone for good before the
+ * file goes. Where that fails they stay: the next opening goes on with them.
+ */
+static void unmake(struct fkv *db)
+{
+    const struct os_ops *ops = db->os->ops;
+    if (db->made_log) {
+        if (store_has_failed(db) || db->data_sync.failed)
+            return;
+        struct format_header header = db->header;
+        header.clean = 1;
+        header.log_offset = LOG_FRAMES_OFFSET;
+        if (random_bytes(&header.log_chain, sizeof header.log_chain) ||
+            checkpoint_write_header(db, &header) || ops->remove(db->os, db->log_path) ||
+            ops->sync_directory(db->os, db->log_path))
+            return;
+    }
+    ops->remove(db->os, db->path);
+}
+
 /* Give up everything. Called for a half-opened store too. */
 static void drop(struct fkv *db)
 {
@@ -898,12 +926,19 @@ static enum fkv_error make_handle(struct os *os, const char *path, const fkv_opt
     return FKV_OK;
 }
 
-static enum fkv_error open_file(struct fkv *db)
+static enum fkv_error is_in_use(const struct fkv *db)
+{
+    return error_set(FKV_IN_USE, "%s is open in another handle or process", db->path);
+}
+
+/* The store's file, or a new one. With FKV_OK there may be none: another has made it meanwhile. */
+static enum fkv_error find_file(struct fkv *db)
 {
     const struct os_ops *ops = db->os->ops;
     bool create = !db->read_only && !(db->flags & FKV_NO_CREATE);
+    bool exclusive = db->flags & FKV_EXCLUSIVE;
     int status = ops->open(db->os, db->path, db->read_only ? OS_READ_ONLY : 0, &db->file);
-    if ((!status || status == -ENXIO) && (db->flags & FKV_EXCLUSIVE))
+    if ((!status || status == -ENXIO) && exclusive)
         status = -EEXIST;
     if (status == -ENOENT && create) {
         bool has_log;
@@ -913,26 +948,55 @@ static enum fkv_error open_file(struct fkv *db)
         if (has_log)
             return error_set(FKV_LOG_MISMATCH, "%s is the log of a store that is not there",
                              db->log_path);
-        unsigned exclusive = db->flags & FKV_EXCLUSIVE ? OS_EXCLUSIVE : 0;
-        status = ops->open(db->os, db->path, OS_CREATE | exclusive, &db->file);
+        status = ops->open(db->os, db->path, OS_CREATE | OS_EXCLUSIVE, &db->file);
+        db->made_file = !status;
+        if (status == -EEXIST && !exclusive)
+            return FKV_OK;
     }
-    if (status)
-        return error_os(status, "open", db->path);
-    db->data_sync.ops = ops;
-    db->data_sync.file = db->file;
-    db->data_sync.path = db->path;
-    if ((status = db->os->ops->lock(db->file, db->read_only)) == -EWOULDBLOCK)
-        return error_set(FKV_IN_USE, "%s is open in another handle or process", db->path);
-    return status ? error_os(status, "lock", db->path) : FKV_OK;
+    return status ? error_os(status, "open", db->path) : FKV_OK;
+}
+
+/* Who fails to create a store removes its file, before the lock on it is gone: so a file that was
+ * locked is not the store's if it has lost its name. */
+static enum fkv_error open_file(struct fkv *db)
+{
+    enum { TRIES = 16 };
+    const struct os_ops *ops = db->os->ops;
+    for (int i = 0; i < TRIES; i++) {
+        enum fkv_error error = find_file(db);
+        if (error)
+            return error;
+        if (!db->file)
+            continue;
+        int status = ops->lock(db->file, db->read_only);
+        db->made_file = db->made_file && !status; /* else it is another's already */
+        if (status)
+            return status == -EWOULDBLOCK ? is_in_use(db) : error_os(status, "lock", db->path);
+        if (ops->is_named(db->os, db->file, db->path)) {
+            db->data_sync.ops = ops;
+            db->data_sync.file = db->file;
+            db->data_sync.path = db->path;
+            return FKV_OK;
+        }
+        ops->close(db->file);
+        db->file = NULL;
+        db->made_file = false;
+    }
+    return is_in_use(db);
 }
 
 static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
 {
     bool fresh;
     enum fkv_error error;
-    if ((error = reclaim_make(&db->reclaim, db->threads, release, db)) || (error = open_file(db)) ||
-        (error = header_read(db, &fresh)))
+    if ((error = reclaim_make(&db->reclaim, db->threads, release, db)) || (error = open_file(db)))
         return error;
+    error = header_read(db, &fresh);
+    db->made_file = db->made_file && !error && fresh; /* or another was faster */
+    if (error)
+        return error;
+    if ((db->flags & FKV_EXCLUSIVE) && !fresh)
+        return error_os(-EEXIST, "create", db->path);
     if (fresh && (db->flags & (FKV_OPEN_READ_ONLY | FKV_NO_CREATE)))
         return error_set(FKV_NOT_A_STORE, "%s is empty", db->path);
     if (fresh && (error = header_create(db)))
@@ -972,6 +1036,13 @@ enum fkv_error store_open(struct os *os, const char *path, const fkv_options *gi
         error = open_store(db, &options);
     if (error && db) {
         stop_threads(db);
+        if (db->made_file) {
+            char text[320];
+            error_claim(0);
+            snprintf(text, sizeof text, "%s", error_detail_of(0));
+            unmake(db);
+            error_set(error, "%s", text);
+        }
         drop(db);
         return error;
     }

@@ -84,6 +84,8 @@ struct os_ops {
                       uint64_t offset, void *tag);
     int (*queue_submit)(struct os_queue *queue);
     int (*queue_reap)(struct os_queue *queue, bool wait, void **tag);
+    /* Does this path lead to this file still? True too where nobody knows. */
+    bool (*is_named)(struct os *os, struct os_file *file, const char *path);
     int (*remove)(struct os *os, const char *path);
     /* Has this file that name, still? */
     bool (*is_named)(struct os_file *file, const char *path);

@@ -128,22 +128,18 @@ static int posix_open(struct os *os, const char *path, unsigned flags, struct os
     mode |= flags & OS_READ_ONLY ? O_RDONLY : O_RDWR;
     if (flags & OS_CREATE)
         mode |= O_CREAT | (flags & OS_EXCLUSIVE ? O_EXCL : 0);
+    struct os_file *opened = memory_new(sizeof *opened); /* first: no file is made without it */
+    if (opened == NULL)
+        return -ENOMEM;
     int fd;
     RETRY(fd, calls.open(path, mode, 0666));
-    if (fd < 0)
-        return -errno;
-    fd = lift_descriptor(fd);
-    if (fd < 0)
-        return -errno;
-
-    int error = check_regular(fd);
-    struct os_file *opened = NULL;
-    if (error == 0) {
-        opened = memory_new(sizeof *opened);
-        error = opened == NULL ? -ENOMEM : 0;
-    }
+    if (fd >= 0)
+        fd = lift_descriptor(fd);
+    int error = fd < 0 ? -errno : check_regular(fd);
     if (error != 0) {
-        calls.close(fd);
+        if (fd >= 0)
+            calls.close(fd);
+        memory_free(opened);
         return error;
     }
     opened->fd = fd;
@@ -405,6 +401,16 @@ static void posix_populate(struct os_file *file, void *address, size_t bytes, bo
 
 /* ---------------------------------------------------------------- names */
 
+static bool posix_is_named(struct os *os, struct os_file *file, const char *path)
+{
+    (void)os;
+    struct stat own, named;
+    if (stat(path, &named) < 0)
+        return errno != ENOENT && errno != ENOTDIR;
+    return calls.fstat(file->fd, &own) < 0 ||
+           (own.st_dev == named.st_dev && own.st_ino == named.st_ino);
+}
+
 static int posix_remove(struct os *os, const char *path)
 {
     (void)os;
@@ -518,6 +524,7 @@ static const struct os_ops posix_ops = {
     .queue_read = os_posix_queue_read,
     .queue_submit = os_posix_queue_submit,
     .queue_reap = os_posix_queue_reap,
+    .is_named = posix_is_named,
     .remove = posix_remove,
     .is_named = posix_is_named,
     .rename = posix_rename,

@@ -85,6 +85,15 @@ static enum fkv_error adopt_salt(struct repair *repair)
     return status ? error_os(status, "write the header of", repair->new_path) : FKV_OK;
 }
 
+static bool is_absent(struct os *os, const char *path)
+{
+    struct os_file *file;
+    int status = os->ops->open(os, path, OS_READ_ONLY, &file);
+    if (!status)
+        os->ops->close(file);
+    return status == -ENOENT;
+}
+
 static void remove_new(struct repair *repair)
 {
     char *log_path = image_log_path(repair->new_path);
@@ -101,16 +110,20 @@ static enum fkv_error create(struct repair *repair)
     options.flags = FKV_EXCLUSIVE | FKV_NO_THREAD;
     if (repair->header && repair->header->features & FEATURE_DIGEST)
         options.flags |= FKV_DIGEST;
+    char *log_path = image_log_path(repair->new_path);
+    bool absent =
+        log_path && is_absent(repair->os, repair->new_path) && is_absent(repair->os, log_path);
     enum fkv_error error = store_open(repair->os, repair->new_path, &options, &repair->out);
-    if (error && error != FKV_EXISTS) /* it was not there, and is perhaps in part now */
-        remove_new(repair);
-    if (error || !repair->header)
+    if (error && absent && error != FKV_EXISTS && error != FKV_IN_USE)
+        remove_new(repair); /* what an opening leaves that cannot take back what it has begun */
+    if (error || !repair->header) {
+        memory_free(log_path);
         return error;
+    }
     error = store_close(repair->out);
     repair->out = NULL;
     if (!error)
         error = adopt_salt(repair);
-    char *log_path = image_log_path(repair->new_path);
     if (!error && !log_path)
         error = FKV_NO_MEMORY;
     if (!error) { /* a closed store needs no log, and this one is of another id perhaps */

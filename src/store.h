@@ -167,6 +167,7 @@ struct fkv {
     char *path, *log_path;
     uint32_t flags;
     bool read_only, threads, verify, digest;
+    bool made_file, made_log; /* by this opening; see unmake in open.c */
     struct hash_seeds hash_seeds;
     uint8_t digest_key[32];
     uint64_t seed; /* of record checksums */

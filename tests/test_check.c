@@ -1773,10 +1773,25 @@ static void test_progress(void **state)
     assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL), FKV_EXISTS);
     assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), 0);
     assert_int_equal(size, 3);
+    enum fkv_error error;
+    for (uint64_t n = 1; n < 5000; n += 1 + n / 8) { /* nor removed, whatever else goes wrong */
+        memory_test_fail(n, true);
+        error = repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL);
+        memory_test_fail(0, false);
+        assert_true(error == FKV_NO_MEMORY || error == FKV_EXISTS);
+        assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), 0);
+    }
+    assert_int_equal(error, FKV_EXISTS);
     /* and what is no store is none */
     assert_error(repair(os_sim_os(world->sim), NEW_PATH, "d/other", NULL, NULL), FKV_NOT_A_STORE);
     assert_error(check_file(os_sim_os(world->sim), NEW_PATH, NULL, NULL), FKV_NOT_A_STORE);
     assert_error(check_file(os_sim_os(world->sim), "d/nothing", NULL, NULL), FKV_NOT_EXIST);
+    /* nor is a log that is in the way */
+    os_sim_delete_file(world->sim, NEW_PATH);
+    assert_int_equal(os_sim_copy_file(world->sim, NEW_LOG_PATH, world->sim, LOG_PATH), 0);
+    assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, NULL, NULL), FKV_LOG_MISMATCH);
+    assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), -ENOENT);
+    assert_int_equal(os_sim_file_size(world->sim, NEW_LOG_PATH, &size), 0);
     world_drop(world);
 }
 
