@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+static const char unreadable[] = "it cannot be read";
+
 /* The next line, without its newline; its length, or -1 at the end. */
 static ssize_t next_line(struct loader *loader)
 {
@@ -14,7 +16,9 @@ bool loader_begin(struct loader *loader)
 {
     bool digest;
     ssize_t length = next_line(loader);
-    if (length < 0 || !dump_is_begin(loader->line, (size_t)length, &digest))
+    if (length < 0 && !feof(loader->from))
+        loader->what = unreadable;
+    else if (length < 0 || !dump_is_begin(loader->line, (size_t)length, &digest))
         loader->what = "this is not a dump of fkv";
     else if (digest)
         loader->what = "this is a dump of digests; the keys are not in it";
@@ -45,7 +49,7 @@ enum fkv_error loader_run(struct loader *loader, fkv *db)
             return error;
         loader->pairs++;
     }
-    loader->what = "the dump is cut off";
+    loader->what = feof(loader->from) ? "the dump is cut off" : unreadable;
     return FKV_OK;
 }
 

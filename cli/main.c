@@ -35,10 +35,12 @@ static const char help[] =
     "  load FILE               put what dump printed, from standard input, into a store. Creates\n"
     "                          it if there is none; keys that are there already are set\n"
     "\n"
-    "  -e, --escaped    KEY and VALUE, and the value that get prints, are written as in dumps:\n"
+    "  -e, --escaped    get, put, delete: KEY and VALUE, and the value that get prints, are\n"
+    "                   written as in dumps:\n"
     "                   \"\\\\\" is a backslash, \"\\xHH\" the byte of this hexadecimal number\n"
-    "  -q, --quiet      print no problems and no sums; the exit status tells\n"
-    "  -a, --all        print all problems; without it, the first 100\n"
+    "  -q, --quiet      backup, check, repair: print no problems and no sums; the exit status\n"
+    "                   tells\n"
+    "  -a, --all        check, repair: print all problems; without it, the first 100\n"
     "  -p, --progress   backup, check, repair: show on standard error how much is done\n"
     "      --rate=BYTES backup: write no more than so many bytes a second; K, M and G stand for\n"
     "                   powers of 1024\n"
@@ -124,15 +126,24 @@ static int argument_bytes(const struct command_line *line, int at, struct text *
                : usage("a backslash is followed by \"\\\" or xHH");
 }
 
-static int read_all(FILE *from, struct text *bytes)
+/* No more than a value may have, and a byte, by which it is seen that there are too many. */
+static int read_input(FILE *from, struct text *bytes)
 {
     char part[65536];
-    size_t count;
-    while ((count = fread(part, 1, sizeof part, from)) > 0)
+    size_t count, most = (size_t)FKV_VALUE_BYTES_MAX + 1;
+    do {
+        size_t want = most - bytes->count < sizeof part ? most - bytes->count : sizeof part;
+        count = fread(part, 1, want, from);
         if (!text_add(bytes, part, count))
             return no_memory();
+    } while (count > 0 && bytes->count < most);
     if (ferror(from)) {
         fprintf(stderr, "fkv: standard input cannot be read\n");
+        return EXIT_FAILED;
+    }
+    if (bytes->count == most) {
+        fprintf(stderr, "fkv: standard input has more than the %u bytes of the longest value\n",
+                FKV_VALUE_BYTES_MAX);
         return EXIT_FAILED;
     }
     return EXIT_DONE;
@@ -385,7 +396,7 @@ static int command_put(const struct command_line *line)
     bool standard_input = line->count < 3 || strcmp(line->arguments[2], "-") == 0;
     int status = argument_bytes(line, 1, &key);
     if (!status)
-        status = standard_input ? read_all(stdin, &value) : argument_bytes(line, 2, &value);
+        status = standard_input ? read_input(stdin, &value) : argument_bytes(line, 2, &value);
     if (!status)
         status = complain(NULL, open_store(line, line->digest ? FKV_DIGEST : 0, &db));
     if (!status)
@@ -498,16 +509,17 @@ static int command_load(const struct command_line *line)
 static const struct command {
     const char *name;
     int (*run)(const struct command_line *line);
-    int least, most; /* arguments */
+    int least, most;     /* arguments */
+    const char *options; /* that mean something to it */
 } commands[] = {
-    {"check", command_check, 1, 1},   {"repair", command_repair, 2, 2},
-    {"backup", command_backup, 2, 2}, {"stat", command_stat, 1, 1},
-    {"get", command_get, 2, 2},       {"put", command_put, 2, 3},
-    {"delete", command_delete, 2, 2}, {"dump", command_dump, 1, 1},
-    {"load", command_load, 1, 1},
+    {"check", command_check, 1, 1, "qap"},   {"repair", command_repair, 2, 2, "qap"},
+    {"backup", command_backup, 2, 2, "qpr"}, {"stat", command_stat, 1, 1, ""},
+    {"get", command_get, 2, 2, "e"},         {"put", command_put, 2, 3, "ed"},
+    {"delete", command_delete, 2, 2, "e"},   {"dump", command_dump, 1, 1, ""},
+    {"load", command_load, 1, 1, "d"},
 };
 
-static int run(const struct command_line *line)
+static int run(const struct command_line *line, const char *options)
 {
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(commands[i].name, line->command) != 0)
@@ -516,6 +528,8 @@ static int run(const struct command_line *line)
             return usage("arguments are missing");
         if (line->count > commands[i].most)
             return usage("there are too many arguments");
+        if (options[strspn(options, commands[i].options)])
+            return usage("an option is given that this command does not have");
         return commands[i].run(line);
     }
     return usage("there is no such command");
@@ -523,18 +537,20 @@ static int run(const struct command_line *line)
 
 int main(int argc, char **argv)
 {
-    enum { OPTION_DIGEST = 256, OPTION_RATE };
     static const struct option options[] = {{"escaped", no_argument, NULL, 'e'},
                                             {"quiet", no_argument, NULL, 'q'},
                                             {"all", no_argument, NULL, 'a'},
                                             {"progress", no_argument, NULL, 'p'},
-                                            {"digest", no_argument, NULL, OPTION_DIGEST},
-                                            {"rate", required_argument, NULL, OPTION_RATE},
+                                            {"digest", no_argument, NULL, 'd'},
+                                            {"rate", required_argument, NULL, 'r'},
                                             {"help", no_argument, NULL, 'h'},
                                             {"version", no_argument, NULL, 'V'},
                                             {NULL, 0, NULL, 0}};
     struct command_line line = {0};
+    char given[16] = ""; /* options, each once */
     for (int option; (option = getopt_long(argc, argv, "eqaphV", options, NULL)) != -1;) {
+        if (option != '?' && !strchr(given, option))
+            given[strlen(given)] = (char)option;
         switch (option) {
         case 'e':
             line.escaped = true;
@@ -548,10 +564,10 @@ int main(int argc, char **argv)
         case 'p':
             line.progress = true;
             break;
-        case OPTION_DIGEST:
+        case 'd':
             line.digest = true;
             break;
-        case OPTION_RATE:
+        case 'r':
             if (!(line.rate = parse_rate(optarg)))
                 return usage("--rate takes a number of bytes, as 5000000 or 20M");
             break;
@@ -570,5 +586,5 @@ int main(int argc, char **argv)
     line.command = argv[optind];
     line.arguments = argv + optind + 1;
     line.count = argc - optind - 1;
-    return run(&line);
+    return run(&line, given);
 }

@@ -64,6 +64,13 @@ expect 2 "$fkv" get
 expect 2 "$fkv" get s
 expect 2 "$fkv" get s k v
 expect 2 "$fkv" --nothing
+for command in 'stat -q s' 'stat --rate=1M s' 'get -q s k' 'get --digest s k' 'put -p s k v' \
+    'put --rate=1M s k v' 'delete -a s k' 'delete --digest s k' 'dump -e s' 'load -e s' 'load -q s' \
+    'check -e s' 'check --digest s' 'repair --rate=1M s t' 'backup -a s t' 'backup -e s t'; do
+    expect 2 "$fkv" $command
+    err_has 'does not have'
+done
+[ -e s ] && fail 'a command with a wrong option has made a store'
 expect 2 "$fkv" -e put s '\q' v
 err_has backslash
 
@@ -148,6 +155,20 @@ done
 echo 'something else' >bad
 expect_from 4 bad "$fkv" load v
 [ -e v ] && fail 'no dump has made a store'
+for command in 'load v' 'put v key'; do
+    "$fkv" $command <&- >out 2>err
+    [ $? -eq 4 ] || fail "$command from a closed standard input"
+    err_has 'cannot be read'
+    expect_from 4 . "$fkv" $command
+    err_has 'cannot be read'
+done
+[ -e v ] && fail 'a standard input that cannot be read has made a store'
+if [ "${FKV_TEST_LONG:-0}" != 0 ]; then # takes 2 GiB of memory
+    yes | "$fkv" put v key >out 2>err
+    [ $? -eq 4 ] || fail 'an endless value'
+    err_has 'more than the 1073741824 bytes'
+    [ -e v ] && fail 'an endless value has made a store'
+fi
 expect 4 "$fkv" load v
 
 # ---------------------------------------------------------------- digest mode
