@@ -1,0 +1,28 @@
+#!/bin/sh
+# test_install.sh BUILD SOURCE CC [FLAG]...: what is installed can be found by pkg-config, and linked.
+set -eu
+build=$1 source=$2
+shift 2
+directory=$(mktemp -d "${TMPDIR:-/tmp}/fkv-install-XXXXXX")
+trap 'rm -rf "$directory"' EXIT
+cmake --install "$build" --prefix "$directory/there" >"$directory/log" || { cat "$directory/log"; exit 1; }
+cd "$directory"
+
+pc=$(find there -name fkv.pc)
+[ -n "$pc" ]
+PKG_CONFIG_PATH=$directory/${pc%/*}
+export PKG_CONFIG_PATH
+config() {
+    pkg-config "$@" fkv
+}
+[ "$(config --modversion)" = "$(there/bin/fkv --version | cut -d ' ' -f 2)" ]
+libraries=$(config --variable=libdir)
+[ -f "$(config --variable=includedir)/fkv.h" ]
+
+"$@" -o shared "$source/examples/hello.c" $(config --cflags --libs)
+[ "$(LD_LIBRARY_PATH=$libraries ./shared)" = 'alice has 100' ]
+
+rm "$libraries"/libfkv.so* # now there is only libfkv.a
+"$@" -o static "$source/examples/hello.c" $(config --cflags --static --libs)
+[ "$(./static)" = 'alice has 100' ]
+there/bin/fkv -q check hello.fkv
