@@ -537,11 +537,11 @@ FKV_API void fkv_backup_options_init(fkv_backup_options *options);
 FKV_API enum fkv_error fkv_backup(fkv *db, const char *path, const fkv_backup_options *options);
 
 /*
- * The same into a file that the caller has open, as `fd`: a regular one, empty, open for writing
- * and without O_APPEND; else FKV_INVALID. (A store is not written from its first byte to its last:
- * the header comes at the end. `fkv dump` writes to pipes.) The file is synced, its directory is
- * not; the descriptor stays open, and its offset as it was. It is not a store before all is done,
- * and is empty again after an error.
+ * The same into a file that the caller has open, as `fd`: a regular one, empty, open for writing,
+ * and without O_APPEND and O_DIRECT; else FKV_INVALID. (A store is not written from its first byte
+ * to its last: the header comes at the end. `fkv dump` writes to pipes.) The file is synced, its
+ * directory is not; the descriptor stays open, and its offset as it was. It is not a store before
+ * all is done, and is empty again after an error.
  */
 FKV_API enum fkv_error fkv_backup_fd(fkv *db, int fd, const fkv_backup_options *options);
 

@@ -57,8 +57,8 @@ static enum fkv_error adopt(int fd, struct os_file **file)
     int status = os_posix_adopt(fd, file);
     if (status == -ENXIO || status == -EISDIR || status == -EBADF)
         return error_set(FKV_INVALID,
-                         "descriptor %d is not that of a regular file, open for writing and not "
-                         "for appending; \"fkv dump\" writes to pipes",
+                         "descriptor %d is not that of a regular file, open for writing, not for "
+                         "appending and not with O_DIRECT; \"fkv dump\" writes to pipes",
                          fd);
     if (status)
         return error_os(status, "use", "the descriptor");

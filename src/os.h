@@ -98,7 +98,7 @@ struct os_ops {
 /* The operating system's own files. */
 struct os *os_posix(void);
 /* A file of it that the caller has opened: regular, empty, for writing, and not for appending
- * (-EBADF). Its descriptor remains the caller's. */
+ * or O_DIRECT (-EBADF). Its descriptor remains the caller's. */
 int os_posix_adopt(int fd, struct os_file **file);
 
 #endif

@@ -158,7 +158,7 @@ int os_posix_adopt(int fd, struct os_file **file)
     int error = check_regular(fd);
     if (error)
         return error;
-    if ((flags & O_ACCMODE) == O_RDONLY || flags & O_APPEND)
+    if ((flags & O_ACCMODE) == O_RDONLY || flags & (O_APPEND | O_DIRECT))
         return -EBADF;
     int own;
     RETRY(own, fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));

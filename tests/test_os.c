@@ -319,6 +319,10 @@ static void test_adopt(void **state)
     fd = open(place->path, O_RDONLY);
     assert_int_equal(os_posix_adopt(fd, &file), -EBADF);
     close(fd);
+    fd = open(place->path, O_RDWR | O_DIRECT); /* where there is such a thing */
+    if (fd >= 0)
+        assert_int_equal(os_posix_adopt(fd, &file), -EBADF);
+    close(fd);
     fd = open("/dev/null", O_RDWR);
     assert_int_equal(os_posix_adopt(fd, &file), -ENXIO);
     close(fd);
