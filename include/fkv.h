@@ -80,7 +80,7 @@ enum fkv_error {
     FKV_FAILED = 9,           /* a write or sync failed earlier: read-only until reopened */
     FKV_READ_ONLY = 10,       /* a write on a store opened read-only */
     FKV_NOT_EXIST = 11,       /* no such file, and FKV_NO_CREATE or FKV_OPEN_READ_ONLY was given; or
-                               * no such directory */
+                               * no such directory; or the name is too long for a file */
     FKV_PERMISSION = 12,      /* the file may not be opened, or not be opened for writing */
     FKV_IS_DIRECTORY = 13,    /* the path names a directory */
     FKV_IN_USE = 14,          /* another handle, of this or another process, has the store open */

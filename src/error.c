@@ -48,6 +48,7 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
         break;
     case -ENOENT:
     case -ENOTDIR:
+    case -ENAMETOOLONG:
         error = FKV_NOT_EXIST;
         break;
     case -EEXIST:
@@ -63,9 +64,11 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
         error = FKV_IO;
         break;
     }
+    enum { PATH_MOST = 200 }; /* of a long one the end, so that the reason has room */
     char reason[96];
     const char *text = strerror_r(-errno_negative, reason, sizeof reason);
-    return error_set(error, "%s %s: %s", what, path,
+    size_t length = strlen(path), cut = length > PATH_MOST ? length - PATH_MOST : 0;
+    return error_set(error, "%s %s%s: %s", what, cut ? "..." : "", path + cut,
                      errno_negative == -ENODATA ? "the file ends before"
                      : errno_negative == -ENXIO ? "a pipe, a socket or a device, not a file"
                                                 : text);
