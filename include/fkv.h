@@ -35,7 +35,9 @@
  *
  * ERRORS. Every function that can fail returns an enum fkv_error, FKV_OK (0) on success; outputs
  * are untouched on failure unless said otherwise. fkv_error_detail says more. The library never
- * prints, exits or aborts on bad input or I/O errors.
+ * prints, exits or aborts on bad input or I/O errors. It leaves signals alone: under a limit of the
+ * size of files (RLIMIT_FSIZE) the system ends the program with SIGXFSZ, unless it ignores that,
+ * and then it is FKV_FULL. Interruptions by handlers, with or without SA_RESTART, are no errors.
  *
  * MEMORY. The library copies what it is given; the caller's buffers are free again on return.
  * Memory that it lends is read-only and valid for as long as the lending function says.

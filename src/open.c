@@ -839,6 +839,9 @@ static void unmake(struct fkv *db)
         struct format_header header = db->header;
         header.clean = 1;
         header.log_offset = LOG_FRAMES_OFFSET;
+        log_drop(&db->log);
+        ops->close(db->log_file); /* now: to sync the directory may take its descriptor */
+        db->log_file = NULL;
         if (random_bytes(&header.log_chain, sizeof header.log_chain) ||
             checkpoint_write_header(db, &header) || ops->remove(db->os, db->log_path) ||
             ops->sync_directory(db->os, db->log_path))
@@ -969,10 +972,15 @@ static enum fkv_error open_file(struct fkv *db)
         if (!db->file)
             continue;
         int status = ops->lock(db->file, db->read_only);
-        db->made_file = db->made_file && !status; /* else it is another's already */
+        uint64_t size = 0;
+        bool made = db->made_file;
+        db->made_file = false;
         if (status)
             return status == -EWOULDBLOCK ? is_in_use(db) : error_os(status, "lock", db->path);
+        if (made && (status = ops->size(db->file, &size)))
+            return error_os(status, "size of", db->path);
         if (ops->is_named(db->os, db->file, db->path)) {
+            db->made_file = made && !size; /* or another was faster, and has had it */
             db->data_sync.ops = ops;
             db->data_sync.file = db->file;
             db->data_sync.path = db->path;
@@ -980,7 +988,6 @@ static enum fkv_error open_file(struct fkv *db)
         }
         ops->close(db->file);
         db->file = NULL;
-        db->made_file = false;
     }
     return is_in_use(db);
 }
@@ -991,12 +998,10 @@ static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
     enum fkv_error error;
     if ((error = reclaim_make(&db->reclaim, db->threads, release, db)) || (error = open_file(db)))
         return error;
-    error = header_read(db, &fresh);
-    db->made_file = db->made_file && !error && fresh; /* or another was faster */
-    if (error)
-        return error;
-    if ((db->flags & FKV_EXCLUSIVE) && !fresh)
+    if ((db->flags & FKV_EXCLUSIVE) && !db->made_file)
         return error_os(-EEXIST, "create", db->path);
+    if ((error = header_read(db, &fresh)))
+        return error;
     if (fresh && (db->flags & (FKV_OPEN_READ_ONLY | FKV_NO_CREATE)))
         return error_set(FKV_NOT_A_STORE, "%s is empty", db->path);
     if (fresh && (error = header_create(db)))

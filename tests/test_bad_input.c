@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -753,6 +754,50 @@ static void test_read_only_file_system(void **state)
     assert_int_equal(closed, FKV_OK);
 }
 
+/* ---------------------------------------------------------------- limits of the process */
+
+/* With whatever limit an opening fails, it leaves nothing, and says why. */
+static void open_limited(void *context)
+{
+    const struct place *place = context;
+    fkv *db = NULL;
+    bool few = false;
+    signal(SIGXFSZ, SIG_IGN);
+    for (rlim_t files = 3; db == NULL; files++) {
+        insist(setrlimit(RLIMIT_NOFILE, &(struct rlimit){files, 4096}) == 0);
+        enum fkv_error error = try_open(place->path, FKV_EXCLUSIVE, &db);
+        insist(error == FKV_OK || error == FKV_IO);
+        insist(!error || strstr(fkv_error_detail(NULL), "Too many open files"));
+        insist(!error || (!file_exists(place->path) && !file_exists(place->log_path)));
+        few |= error != FKV_OK;
+    }
+    insist(few);
+    insist_ok(fkv_close(db));
+    insist(setrlimit(RLIMIT_NOFILE, &(struct rlimit){1024, 4096}) == 0);
+    remove_store(place);
+    db = NULL;
+    for (rlim_t bytes = 100; db == NULL; bytes += bytes / 2) {
+        insist(setrlimit(RLIMIT_FSIZE, &(struct rlimit){bytes, RLIM_INFINITY}) == 0);
+        enum fkv_error error = try_open(place->path, FKV_EXCLUSIVE, &db);
+        insist(error == FKV_OK || error == FKV_FULL);
+        insist(!error || (!file_exists(place->path) && !file_exists(place->log_path)));
+    }
+    insist(setrlimit(RLIMIT_FSIZE, &(struct rlimit){8 * MIB, RLIM_INFINITY}) == 0);
+    uint64_t keys = 0; /* and it goes on below the limit */
+    enum fkv_error error;
+    while (!(error = put_value(db, keys, 1000, keys)))
+        keys++;
+    insist(error == FKV_FULL);
+    insist_ok(fkv_delete(db, &(uint64_t){0}, sizeof keys));
+    insist_ok(fkv_close(db));
+    insist_ok(fkv_check_file(place->path, NULL, NULL, 0));
+}
+
+static void test_limits_of_the_process(void **state)
+{
+    assert_int_equal(run_child(open_limited, *state), 0);
+}
+
 /* ---------------------------------------------------------------- options */
 
 static enum fkv_error open_options(const struct place *place, const fkv_options *options)
@@ -1155,6 +1200,7 @@ int main(void)
         in_place(test_forbidden_log),
         in_place(test_immutable_file),
         in_place(test_read_only_file_system),
+        in_place(test_limits_of_the_process),
         in_place(test_options),
         in_place(test_modes),
         in_place(test_symbolic_links),
