@@ -979,7 +979,7 @@ static enum fkv_error open_file(struct fkv *db)
             return status == -EWOULDBLOCK ? is_in_use(db) : error_os(status, "lock", db->path);
         if (made && (status = ops->size(db->file, &size)))
             return error_os(status, "size of", db->path);
-        if (ops->is_named(db->os, db->file, db->path)) {
+        if (ops->is_named(db->file, db->path)) {
             db->made_file = made && !size; /* or another was faster, and has had it */
             db->data_sync.ops = ops;
             db->data_sync.file = db->file;

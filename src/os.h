@@ -85,10 +85,8 @@ struct os_ops {
     int (*queue_submit)(struct os_queue *queue);
     int (*queue_reap)(struct os_queue *queue, bool wait, void **tag);
     /* Does this path lead to this file still? True too where nobody knows. */
-    bool (*is_named)(struct os *os, struct os_file *file, const char *path);
-    int (*remove)(struct os *os, const char *path);
-    /* Has this file that name, still? */
     bool (*is_named)(struct os_file *file, const char *path);
+    int (*remove)(struct os *os, const char *path);
     /* Give a file another name in its directory, at once: -EEXIST if there is one of that name. */
     int (*rename)(struct os *os, const char *from, const char *to);
     /* Make the creation, removal or renaming of `path` itself durable (fsync of its directory). */

@@ -401,9 +401,8 @@ static void posix_populate(struct os_file *file, void *address, size_t bytes, bo
 
 /* ---------------------------------------------------------------- names */
 
-static bool posix_is_named(struct os *os, struct os_file *file, const char *path)
+static bool posix_is_named(struct os_file *file, const char *path)
 {
-    (void)os;
     struct stat own, named;
     if (stat(path, &named) < 0)
         return errno != ENOENT && errno != ENOTDIR;
@@ -417,16 +416,6 @@ static int posix_remove(struct os *os, const char *path)
     int result;
     RETRY(result, calls.unlink(path));
     return result_of(result);
-}
-
-static bool posix_is_named(struct os_file *file, const char *path)
-{
-    struct stat own, named;
-    int result;
-    RETRY(result, calls.fstat(file->fd, &own));
-    if (result == 0)
-        RETRY(result, stat(path, &named));
-    return result == 0 && own.st_dev == named.st_dev && own.st_ino == named.st_ino;
 }
 
 /* File systems that cannot rename without replacing can nearly all link. */
@@ -524,7 +513,6 @@ static const struct os_ops posix_ops = {
     .queue_read = os_posix_queue_read,
     .queue_submit = os_posix_queue_submit,
     .queue_reap = os_posix_queue_reap,
-    .is_named = posix_is_named,
     .remove = posix_remove,
     .is_named = posix_is_named,
     .rename = posix_rename,

@@ -721,15 +721,6 @@ static uint64_t sim_memory(struct os *os)
     return bytes ? bytes : UINT64_MAX;
 }
 
-static bool sim_is_named(struct os *os, struct os_file *file, const char *path)
-{
-    struct os_sim *sim = sim_of(os);
-    lock(sim);
-    bool named = find_file(sim, path) == file->file;
-    unlock(sim);
-    return named;
-}
-
 static int sim_remove(struct os *os, const char *path)
 {
     struct os_sim *sim = sim_of(os);
@@ -805,7 +796,6 @@ static const struct os_ops sim_ops = {
     .populate = sim_populate,
     .memory = sim_memory,
     .read_ahead = sim_read_ahead,
-    .is_named = sim_is_named,
     .remove = sim_remove,
     .is_named = sim_is_named,
     .rename = sim_rename,

@@ -496,6 +496,121 @@ static void test_reader_beside_a_full_log(void **state)
     end_whole(sim, reading.db);
 }
 
+/* ---------------------------------------------------------------- stores that are not created */
+
+static enum fkv_error create(struct os_sim *sim, uint32_t flags, struct fkv **db)
+{
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD | flags;
+    options.log_bytes_max = MIB;
+    return store_open(os_sim_os(sim), NAME, &options, db);
+}
+
+static bool is_there(struct os_sim *sim, const char *name)
+{
+    uint64_t bytes;
+    os_sim_settle(sim);
+    return os_sim_file_size(sim, name, &bytes) == 0;
+}
+
+static void create_again(struct os_sim *sim, uint32_t flags)
+{
+    struct fkv *db;
+    enum fkv_error error = create(sim, flags, &db);
+    if (error)
+        fail_msg("creating again: %s", fkv_error_detail(NULL));
+    put(db, 1, 100);
+    end_whole(sim, db);
+}
+
+static struct os_sim *new_disk(uint64_t seed, const struct os_sim_fault *fault, uint64_t memory,
+                               uint64_t pages)
+{
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){
+        .seed = seed, .capacity_bytes = pages ? pages * PAGE_BYTES : UINT64_MAX});
+    os_sim_fail(sim, fault);
+    memory_test_fail(memory, true);
+    return sim;
+}
+
+/* An opening that fails like this leaves nothing, unless `may_stay`: then it leaves what the next
+ * one goes on with. So does one that the power is cut under, whenever. False: it did not fail. */
+static bool must_leave_nothing(const struct os_sim_fault *fault, uint64_t memory, uint64_t pages,
+                               bool may_stay)
+{
+    struct fkv *db = NULL;
+    struct os_sim *sim = new_disk(1, fault, memory, pages);
+    enum fkv_error error = create(sim, FKV_EXCLUSIVE, &db);
+    memory_test_fail(0, false);
+    if (!error) {
+        store_close(db);
+        os_sim_free(sim);
+        return false;
+    }
+    const uint64_t calls = os_sim_calls(sim, OS_SIM_CHANGES);
+    os_sim_fail(sim, NULL);
+    os_sim_set_capacity(sim, 0);
+    const bool stays = is_there(sim, NAME);
+    if (stays ? !may_stay : is_there(sim, NAME "-wal"))
+        fail_msg("%s has left %s", fkv_error_text(error), stays ? "the file" : "the log");
+    create_again(sim, stays ? 0 : FKV_EXCLUSIVE);
+    for (uint64_t n = calls % 5; n < calls; n += 3) {
+        sim = new_disk(n, fault, memory, pages);
+        os_sim_crash_after(sim, OS_SIM_CHANGES, n);
+        enum fkv_error cut = create(sim, 0, &db);
+        memory_test_fail(0, false);
+        assert_true(cut != FKV_OK);
+        os_sim_crash(sim, n);
+        os_sim_set_capacity(sim, 0);
+        create_again(sim, 0);
+    }
+    return true;
+}
+
+static void test_not_created(void **state)
+{
+    (void)state;
+    const unsigned all = OS_SIM_ALL & ~(unsigned)OS_SIM_START_WRITEBACK;
+    const unsigned writing = OS_SIM_WRITE | OS_SIM_ALLOCATE;
+    uint64_t cases = 0;
+    for (uint64_t n = 1; must_leave_nothing(NULL, n, 0, false); n++)
+        cases++;
+    for (uint64_t pages = 1; must_leave_nothing(NULL, 0, pages, false); pages += 1 + pages / 4)
+        cases++;
+    struct os_sim_fault fault = {.nth = 1, .error = -ENOSPC, .kinds = writing};
+    for (; must_leave_nothing(&fault, 0, 0, true); fault.nth++)
+        cases++;
+    for (int forever = 0; forever < 2; forever++) {
+        fault = (struct os_sim_fault){.nth = 1, .error = -EIO, .kinds = all, .forever = forever};
+        for (; must_leave_nothing(&fault, 0, 0, true); fault.nth++)
+            cases++;
+    }
+    fault = (struct os_sim_fault){.error = -EACCES, .kinds = OS_SIM_OPEN, .name_end = "-wal"};
+    for (fault.nth = 3; fault.nth <= 4; fault.nth++) /* before, it is looked whether there is one */
+        assert_true(must_leave_nothing(&fault, 0, 0, false));
+    assert_true(cases > 50);
+}
+
+/* What was there before is nobody's to remove. */
+static void test_not_created_beside_a_log(void **state)
+{
+    (void)state;
+    struct fkv *db = NULL;
+    struct os_sim *sim = os_sim_new(NULL);
+    assert_int_equal(os_sim_put_file(sim, NAME "-wal", "my notes", 8), 0);
+    assert_error(create(sim, 0, &db), FKV_TRUNCATED);
+    assert_false(is_there(sim, NAME));
+    assert_true(is_there(sim, NAME "-wal"));
+    assert_int_equal(os_sim_put_file(sim, NAME, "", 0), 0);
+    os_sim_delete_file(sim, NAME "-wal");
+    os_sim_set_capacity(sim, PAGE_BYTES);
+    assert_error(create(sim, 0, &db), FKV_FULL);
+    assert_true(is_there(sim, NAME));
+    os_sim_set_capacity(sim, 0);
+    create_again(sim, 0);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -510,6 +625,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_failed_sync),
         cmocka_unit_test(test_compaction_ends),
         cmocka_unit_test(test_load_of_nothing),
+        cmocka_unit_test(test_not_created),
+        cmocka_unit_test(test_not_created_beside_a_log),
         cmocka_unit_test(test_deletes_on_a_full_disk),
     };
     return SUPPORT_RUN(argc, argv, tests);
