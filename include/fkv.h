@@ -168,12 +168,12 @@ typedef struct fkv_options {
      * less than it needs, pages leave memory, and come back by a read of 4 KiB each: a get then
      * reads the device once for its record and, for as great a share of keys as the index exceeds
      * its memory, once more; so does a put. What little has changed of a page stays in memory when
-     * the page leaves, up to a quarter of the limit, and is written together with more. The limit is
-     * exceeded for a while: by the pages that one large commit changes, by those that change while a
-     * checkpoint is written (up to as many again: then commits sleep), by those that leave until no
-     * reader can see them (at most 8 MiB or a quarter of the limit, whichever is more), and while
-     * fkv_check runs or a read section stays open, until something else is read or written. What
-     * leads to pages takes another 2 bytes in a hundred, always.
+     * the page leaves, up to a quarter of the limit, and is written together with more. The limit
+     * is exceeded for a while: by the pages that one large commit changes, by those that change
+     * while a checkpoint is written (up to as many again: then commits sleep), by those that leave
+     * until no reader can see them (at most 8 MiB or a quarter of the limit, whichever is more),
+     * and while fkv_check runs or a read section stays open, until something else is read or
+     * written. What leads to pages takes another 2 bytes in a hundred, always.
      */
     uint64_t index_memory_max;
 } fkv_options;

@@ -32,18 +32,18 @@ static void enumerate_seeds(const struct workload *workload, unsigned seeds, uns
         (void)state;                                         \
         enumerate_seeds(&workload_##name, seeds, lotteries); \
     }
-ENUMERATION(small, 4, 12)
+ENUMERATION(small, 4, 10)
 ENUMERATION(index, 1, 4)
-ENUMERATION(collection, 2, 5)
+ENUMERATION(collection, 1, 6)
 ENUMERATION(large, 1, 3)
-ENUMERATION(refer, 3, 6)
+ENUMERATION(refer, 2, 6)
 ENUMERATION(log, 1, 4)
 ENUMERATION(shrinking, 1, 3)
-ENUMERATION(digests, 4, 8)
-ENUMERATION(snapshots, 2, 4)
+ENUMERATION(digests, 3, 8)
+ENUMERATION(snapshots, 1, 4)
 ENUMERATION(loads, 1, 4)
-ENUMERATION(by_call, 2, 4)
-ENUMERATION(limited, 1, 2)
+ENUMERATION(by_call, 1, 4)
+ENUMERATION(limited, 2, 3)
 
 static void chain_seeds(enum chain_kind kind, uint64_t lives)
 {
@@ -58,7 +58,7 @@ static void chain_seeds(enum chain_kind kind, uint64_t lives)
 static void chain_mixed(void **state)
 {
     (void)state;
-    chain_seeds(CHAIN_MIXED, 5000);
+    chain_seeds(CHAIN_MIXED, 4000);
 }
 
 static void chain_short(void **state)

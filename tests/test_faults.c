@@ -28,17 +28,18 @@ static void faults_of_stores(const struct workload *workload, unsigned stores)
         (void)state;                                \
         faults_of_stores(&workload_##name, stores); \
     }
-FAULTS(small, 80)
+FAULTS(small, 62)
 FAULTS(index, 2)
 FAULTS(collection, 14)
-FAULTS(large, 3)
+FAULTS(large, 2)
 FAULTS(refer, 12)
-FAULTS(log, 12)
+FAULTS(log, 10)
 FAULTS(shrinking, 4)
-FAULTS(digests, 44)
+FAULTS(digests, 36)
 FAULTS(snapshots, 8)
-FAULTS(loads, 4)
+FAULTS(loads, 3)
 FAULTS(by_call, 8)
+FAULTS(limited, 2)
 
 /* What the normal run has to have tried, all its parts together. */
 static void enough_faults(void **state)
@@ -74,7 +75,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(faults_refer),      cmocka_unit_test(faults_log),
         cmocka_unit_test(faults_shrinking),  cmocka_unit_test(faults_digests),
         cmocka_unit_test(faults_snapshots),  cmocka_unit_test(faults_loads),
-        cmocka_unit_test(faults_by_call),    cmocka_unit_test(enough_faults),
+        cmocka_unit_test(faults_by_call),    cmocka_unit_test(faults_limited),
+        cmocka_unit_test(enough_faults),
     };
     int failed = SUPPORT_RUN(argc, argv, tests);
     print_totals();
