@@ -139,6 +139,15 @@ index_search(struct index *index, struct hash128 hash, struct found *found)
     return FKV_OK;
 }
 
+/* A key that is found is found by an acquire load; one that is not, by loads in any order: what the
+ * caller loads to see whether that still holds has to come after them. (Nothing on x86.) */
+static inline void absence_acquire(void)
+{
+#ifndef __SANITIZE_THREAD__ /* it does not know fences */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+#endif
+}
+
 /* index_get, inline. */
 static inline __attribute__((always_inline)) enum fkv_error
 index_find(struct index *index, struct hash128 hash, uint64_t *entry)
@@ -147,8 +156,10 @@ index_find(struct index *index, struct hash128 hash, uint64_t *entry)
     enum fkv_error error = index_search(index, hash, &found);
     if (__builtin_expect(error, 0))
         return error;
-    if (!found.slot)
+    if (!found.slot) {
+        absence_acquire();
         return FKV_NOT_FOUND;
+    }
     *entry = found.entry;
     return FKV_OK;
 }
@@ -179,8 +190,10 @@ static inline __attribute__((always_inline)) uint64_t index_find_likely(struct i
             if (__builtin_expect(entry != 0, 1))
                 return entry;
         }
-        if (!is_marked(bucket, home.probe.class))
+        if (!is_marked(bucket, home.probe.class)) {
+            absence_acquire();
             return INDEX_ABSENT;
+        }
         at = (at + home.probe.step) & (BUCKETS_PER_PAGE - 1);
     }
     return INDEX_UNSURE;

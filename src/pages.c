@@ -7,6 +7,7 @@
 #include "tree.h"
 
 #define SAVED_ZEROS UINT32_MAX /* for the checkpoint, the page is zeros */
+#define DELTA_TABLE_BYTES (NODE_FANOUT * sizeof(struct delta *))
 
 /* ---------------------------------------------------------------- frames */
 
@@ -119,7 +120,8 @@ uint64_t pages_memory_bytes(struct pages *pages)
     struct frame_arena *frames = &pages->frames;
     pthread_mutex_lock(&frames->lock); /* readers take frames */
     uint64_t bytes = frames->bytes.backed_bytes + frames->links.backed_bytes +
-                     frames->units.backed_bytes + pages->parked_bytes;
+                     frames->units.backed_bytes + pages->parked_bytes +
+                     pages->delta_tables * DELTA_TABLE_BYTES;
     pthread_mutex_unlock(&frames->lock);
     for (int s = 0; s < SPACE_COUNT; s++) {
         const struct page_space *space = &pages->space[s];
@@ -690,8 +692,11 @@ uint32_t pages_park(struct pages *pages, enum space space, uint32_t number)
     uint32_t frame = page->frame;
     const struct units *units = frame_units(pages, frame);
     assert(pages_can_park(pages, page));
-    if (!chunk->deltas && !(chunk->deltas = memory_new(NODE_FANOUT * sizeof *chunk->deltas)))
-        return 0;
+    if (!chunk->deltas) {
+        if (!(chunk->deltas = memory_new(DELTA_TABLE_BYTES)))
+            return 0;
+        pages->delta_tables++;
+    }
     struct delta *delta = delta_new(units, frame_bytes(pages, frame));
     if (!delta)
         return 0;

@@ -133,6 +133,7 @@ struct pages {
     bool unparking;         /* a checkpoint waits for there to be no parked page */
     _Atomic uint32_t parked_pages;
     _Atomic uint64_t parked_bytes; /* memory of their deltas */
+    _Atomic uint32_t delta_tables; /* chunks that have `deltas` */
 
     /* The running checkpoint. */
     bool capturing;
