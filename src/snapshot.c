@@ -2,6 +2,8 @@
 
 #include "fetch.h"
 
+#include <sched.h>
+
 enum fkv_error snapshot_open(struct fkv *db, struct fkv_snapshot **opened)
 {
     struct fkv_snapshot *snapshot = memory_new(sizeof *snapshot);
@@ -60,6 +62,8 @@ static void settle(struct fkv *db)
             rcu_grace_seen();
             undo_free(gone);
         }
+        if (db->threads)
+            sched_yield(); /* who waits for the lock would not get it otherwise */
         pthread_mutex_lock(&db->writer);
     }
     sectors_release_held(&db->sectors);
