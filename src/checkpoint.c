@@ -445,7 +445,7 @@ enum fkv_error checkpoint_run(struct fkv *db)
         while (checkpoint->stage != CHECKPOINT_IDLE)
             advance(db);
     }
-    uint64_t until = checkpoint->over + (checkpoint->stage == CHECKPOINT_IDLE ? 1 : 2);
+    uint64_t until = checkpoint_next_over(db);
     while (db->threads && checkpoint->over < until && !db->stop) {
         if (checkpoint->stage == CHECKPOINT_IDLE) {
             checkpoint->wanted = true;

@@ -88,12 +88,6 @@ static void want_checkpoint(struct fkv *db)
         pthread_cond_signal(&db->checkpoint_wanted);
 }
 
-/* One that begins from now on is over when so many are. */
-static uint64_t next_checkpoint(const struct fkv *db)
-{
-    return db->checkpoint.over + (db->checkpoint.stage == CHECKPOINT_IDLE ? 1 : 2);
-}
-
 /* Some steps were taken. */
 static void go_on(struct fkv *db, enum fkv_error error, bool goes_on)
 {
@@ -107,7 +101,7 @@ static void go_on(struct fkv *db, enum fkv_error error, bool goes_on)
         db->checkpoint.asked = true;
     }
     if (!goes_on || compaction->stuck) {
-        compaction->until = next_checkpoint(db);
+        compaction->until = checkpoint_next_over(db);
         want_checkpoint(db);
     }
 }

@@ -420,6 +420,11 @@ void compaction_poll(struct fkv *db, uint64_t steps);
 /* ---- checkpoint.c */
 /* Ask for a checkpoint if it is time; without threads, do a little of it. Writer lock. */
 void checkpoint_poll(struct fkv *db);
+/* One whose moment is yet to come is over when `checkpoint.over` is this. */
+static inline uint64_t checkpoint_next_over(const struct fkv *db)
+{
+    return db->checkpoint.over + (db->checkpoint.stage <= CHECKPOINT_INDEX ? 1 : 2);
+}
 /* After a commit, with no lock held: sleep if it outruns a checkpoint. */
 void checkpoint_pause(struct fkv *db);
 /* Begin one that holds the present state, or join; wait until it is over. Writer lock, which is
