@@ -79,7 +79,7 @@ static void begin(struct fkv *db)
 static void start(struct fkv *db)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
-    if (!db->pages.parked_pages) {
+    if (!pages_any_parked(&db->pages)) {
         begin(db);
         return;
     }

@@ -1029,7 +1029,7 @@ void index_spill(struct index *index, uint64_t operations)
 
 enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none)
 {
-    const struct pages *pages = index->pages;
+    struct pages *pages = index->pages;
     enum { VISITS_A_PAGE = 16 };
     enum fkv_error error = FKV_OK;
     uint32_t done = 0;
@@ -1039,7 +1039,7 @@ enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none
             index->spill_hand = 1;
         done += segment_spill(index, index->spill_hand, most - done, true, &error);
     }
-    *none = !pages->parked_pages;
+    *none = !pages_any_parked(pages);
     return error;
 }
 

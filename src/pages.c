@@ -719,6 +719,16 @@ bool pages_is_parked(struct pages *pages, enum space space, uint32_t number)
     return parked;
 }
 
+bool pages_any_parked(struct pages *pages)
+{
+    if (!pages->frames.units.base)
+        return false;
+    pthread_mutex_lock(&pages->load_lock); /* a reader counts before it is done */
+    bool any = pages->parked_pages > 0;
+    pthread_mutex_unlock(&pages->load_lock);
+    return any;
+}
+
 /* A page as it lies in the file, which a parked page's delta belongs on. No lock but the writer's:
  * nobody else moves it. */
 static enum fkv_error read_base(struct pages *pages, enum space space, uint32_t number,

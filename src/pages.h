@@ -255,6 +255,8 @@ bool pages_can_park(const struct pages *pages, const struct page *page);
 uint32_t pages_park(struct pages *pages, enum space space, uint32_t number);
 /* Is the page parked? Writer lock: a reader may bring it in at any time, but none parks one. */
 bool pages_is_parked(struct pages *pages, enum space space, uint32_t number);
+/* Is any? If not, all that was is in its frame, whoever has brought it in. Writer lock. */
+bool pages_any_parked(struct pages *pages);
 /* Write a parked page to the file: it is clean then, and stays out of memory. A page that is not
  * parked is left alone. While pages_can_spill; writer lock. */
 enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number);
