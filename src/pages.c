@@ -735,7 +735,7 @@ static enum fkv_error read_base(struct pages *pages, enum space space, uint32_t 
                                 uint8_t *bytes)
 {
     const struct page *page = pages_find(pages, space, number);
-    struct format_reference from = {location_of(page), page->checksum};
+    struct format_reference from = {page->location, page->checksum}; /* not `zero`: it was here */
     if (from.location)
         return read_page(pages, from, page_seed(space, 0, number), bytes);
     memset(bytes, 0, PAGE_BYTES);
