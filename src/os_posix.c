@@ -449,9 +449,10 @@ static int parent_of(const char *path, char *directory)
 int os_posix_follow(const char *path, char *followed)
 {
     enum { LINKS_MAX = 40 }; /* as many as the system follows */
-    if (strlen(path) >= PATH_MAX)
+    const size_t path_bytes = strlen(path) + 1;
+    if (path_bytes > PATH_MAX)
         return -ENAMETOOLONG;
-    strcpy(followed, path);
+    memcpy(followed, path, path_bytes);
     for (int links = 0; links < LINKS_MAX; links++) {
         char target[PATH_MAX], directory[PATH_MAX] = "";
         ssize_t bytes = readlink(followed, target, sizeof target - 1);
