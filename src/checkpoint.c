@@ -47,7 +47,6 @@ static void begin(struct fkv *db)
     struct sectors *sectors = &db->sectors;
     checkpoint->thorough = checkpoint->asked;
     checkpoint->asked = checkpoint->wanted = false;
-    db->pages.unparking = false;
     tail_pad_to_page(&db->tail);
     db->tail.opened_count = 0; /* the table will say so */
     checkpoint->log = db->log.head;

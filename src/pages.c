@@ -302,15 +302,21 @@ static void copy_begin(struct pages *pages, const struct page *page, struct page
     copy->checksum = copy->location ? page->checksum : 0;
 }
 
+/* A page as the file has it, there or, if that is nowhere, as zeros. */
+static enum fkv_error read_from(struct pages *pages, enum space space, uint32_t number,
+                                struct format_reference from, void *bytes)
+{
+    if (from.location)
+        return read_page(pages, from, page_seed(space, 0, number), bytes);
+    memset(bytes, 0, PAGE_BYTES);
+    return FKV_OK;
+}
+
 static void copy_read(struct pages *pages, enum space space, uint32_t number,
                       struct page_copy *copy)
 {
-    void *bytes = frame_bytes(pages, copy->frame);
     struct format_reference from = {copy->location, copy->checksum};
-    if (from.location)
-        copy->error = read_page(pages, from, page_seed(space, 0, number), bytes);
-    else
-        memset(bytes, 0, PAGE_BYTES);
+    copy->error = read_from(pages, space, number, from, frame_bytes(pages, copy->frame));
 }
 
 static void copy_adopt(struct pages *pages, enum space space, uint32_t number,
@@ -610,37 +616,50 @@ static void settle(struct pages *pages, enum space which, uint32_t number)
     node->dirty = true;
 }
 
+/* Write a page to a place that is in no tree of a checkpoint. */
+static enum fkv_error spill_to(struct pages *pages, enum space which, uint32_t number,
+                               const void *bytes, struct format_reference *to)
+{
+    int status =
+        pages->environment.ops->write(pages->file, bytes, PAGE_BYTES, to->location * PAGE_BYTES);
+    if (status)
+        return error_os(status, "write a page of", pages->path);
+    *spilled_word(pages, to->location) |= 1ull << (to->location & 63);
+    to->checksum = page_checksum(bytes, page_seed(which, 0, number));
+    pages->written_bytes += PAGE_BYTES;
+    return FKV_OK;
+}
+
+/* The same, to a place that it takes; zeros are not stored: see stage(). */
+static enum fkv_error spill_elsewhere(struct pages *pages, enum space which, uint32_t number,
+                                      const void *bytes, struct format_reference *to)
+{
+    *to = (struct format_reference){0};
+    if (page_is_zero(bytes))
+        return FKV_OK;
+    enum fkv_error error = location_new(pages, &to->location);
+    if (!error && (error = spill_to(pages, which, number, bytes, to)))
+        location_give(pages, to->location);
+    return error;
+}
+
 enum fkv_error pages_spill(struct pages *pages, enum space which, uint32_t number)
 {
     struct page *page = pages_find(pages, which, number);
     assert(pages_can_spill(pages) && pages_is_changed(pages, page));
     const void *bytes = frame_bytes(pages, page->frame);
-    uint64_t place = page->location, checksum = 0;
-    bool again = is_spilled(pages, place);
-    if (page_is_zero(bytes)) { /* not stored: see stage() */
-        place = 0;
-        again = false;
-    } else {
-        enum fkv_error error;
-        if (!again && (error = location_new(pages, &place)))
-            return error;
-        int status =
-            pages->environment.ops->write(pages->file, bytes, PAGE_BYTES, place * PAGE_BYTES);
-        if (status) {
-            if (again)
-                units_begin(pages, page->frame, every_unit); /* who knows what is there now */
-            else
-                location_give(pages, place);
-            return error_os(status, "write a page of", pages->path);
-        }
-        *spilled_word(pages, place) |= 1ull << (place & 63);
-        checksum = page_checksum(bytes, page_seed(which, 0, number));
-        pages->written_bytes += PAGE_BYTES;
-    }
+    struct format_reference to = {page->location, 0};
+    bool again = is_spilled(pages, page->location) && !page_is_zero(bytes);
+    enum fkv_error error = again ? spill_to(pages, which, number, bytes, &to)
+                                 : spill_elsewhere(pages, which, number, bytes, &to);
+    if (error && again)
+        units_begin(pages, page->frame, every_unit); /* who knows what is there now */
+    if (error)
+        return error;
     if (again)
-        page->checksum = checksum;
+        page->checksum = to.checksum;
     else
-        move(pages, page, place, checksum);
+        move(pages, page, to.location, to.checksum);
     units_begin(pages, page->frame, (struct units){0});
     settle(pages, which, number);
     return FKV_OK;
@@ -729,41 +748,6 @@ bool pages_any_parked(struct pages *pages)
     return any;
 }
 
-/* A page as it lies in the file, which a parked page's delta belongs on. No lock but the writer's:
- * nobody else moves it. */
-static enum fkv_error read_base(struct pages *pages, enum space space, uint32_t number,
-                                uint8_t *bytes)
-{
-    const struct page *page = pages_find(pages, space, number);
-    struct format_reference from = {page->location, page->checksum}; /* not `zero`: it was here */
-    if (from.location)
-        return read_page(pages, from, page_seed(space, 0, number), bytes);
-    memset(bytes, 0, PAGE_BYTES);
-    return FKV_OK;
-}
-
-/* Never to where it lies: a reader may be reading it there. */
-static enum fkv_error spill_elsewhere(struct pages *pages, enum space space, uint32_t number,
-                                      const uint8_t *bytes, struct format_reference *to)
-{
-    *to = (struct format_reference){0};
-    if (page_is_zero(bytes))
-        return FKV_OK;
-    enum fkv_error error = location_new(pages, &to->location);
-    if (error)
-        return error;
-    int status =
-        pages->environment.ops->write(pages->file, bytes, PAGE_BYTES, to->location * PAGE_BYTES);
-    if (status) {
-        location_give(pages, to->location);
-        return error_os(status, "write a page of", pages->path);
-    }
-    *spilled_word(pages, to->location) |= 1ull << (to->location & 63);
-    to->checksum = page_checksum(bytes, page_seed(space, 0, number));
-    pages->written_bytes += PAGE_BYTES;
-    return FKV_OK;
-}
-
 enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number)
 {
     uint8_t *bytes = pages->staging; /* of checkpoints, of which none runs */
@@ -772,8 +756,11 @@ enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_
     assert(pages_can_spill(pages));
     if (!pages_is_parked(pages, space, number))
         return FKV_OK;
-    enum fkv_error error = read_base(pages, space, number, bytes);
+    /* No lock but the writer's: nobody else moves it. (Not `zero`: it was in a frame.) */
+    struct format_reference from = {page->location, page->checksum};
+    enum fkv_error error = read_from(pages, space, number, from, bytes);
     if (error || pages_complete(pages, space, number, bytes) != bytes ||
+        /* Never to where it lies: a reader may be reading it there. */
         (error = spill_elsewhere(pages, space, number, bytes, &to)))
         return error;
     pthread_mutex_lock(&pages->load_lock);
@@ -872,20 +859,17 @@ static enum fkv_error capture_page(struct pages *pages, enum space space, uint32
 {
     struct page *page = pages_find(pages, space, number);
     const void *bytes = NULL;
-    bool now = false; /* it is captured as it is now */
-    if (page->saved == SAVED_ZEROS) {
+    if (page->saved == SAVED_ZEROS)
         bytes = NULL;
-    } else if (page->saved) {
+    else if (page->saved)
         bytes = frame_bytes(pages, page->saved);
-    } else if (page->frame) {
+    else if (page->frame)
         bytes = frame_bytes(pages, page->frame);
-        now = true;
-    }
     enum fkv_error error =
         stage(pages, bytes, page_seed(space, 0, number), &page->location, &page->checksum);
     if (error)
         return error;
-    if (now)
+    if (page->frame && !page->saved) /* captured as it is now */
         units_begin(pages, page->frame, (struct units){0});
     *dirty_word(pages, space, number, pages->epoch - 1) &= ~(1ull << (number & 63));
     pages->pending_pages--;

@@ -730,6 +730,19 @@ static int read_meanwhile(struct os_file *file, void *to, size_t bytes, uint64_t
     return status;
 }
 
+/* Until the world is dropped reads go through this; the next one is the reader's. */
+static void read_through(struct world *world,
+                         int (*read)(struct os_file *file, void *to, size_t bytes, uint64_t offset))
+{
+    struct pages *pages = &world->file.pages;
+    back_and_forth.world = world;
+    back_and_forth.real = pages->environment.ops;
+    back_and_forth.ops = *back_and_forth.real;
+    back_and_forth.ops.read = read;
+    back_and_forth.reads = true;
+    pages->environment.ops = &back_and_forth.ops;
+}
+
 static void test_back_and_forth(void **state)
 {
     (void)state;
@@ -737,12 +750,7 @@ static void test_back_and_forth(void **state)
     make_pages(world, 9);
     struct pages *pages = &world->file.pages;
     change_and_evict(pages, 1);
-    back_and_forth.world = world;
-    back_and_forth.real = pages->environment.ops;
-    back_and_forth.ops = *back_and_forth.real;
-    back_and_forth.ops.read = read_meanwhile;
-    back_and_forth.reads = true;
-    pages->environment.ops = &back_and_forth.ops;
+    read_through(world, read_meanwhile);
     uint32_t frame;
     assert_ok(pages_load(pages, 0, 5, &frame));
     assert_false(back_and_forth.reads);
@@ -794,12 +802,7 @@ static void test_parked_and_moved(void **state)
     content(0, 5, world->now.version[0][5], pages_write(pages, 0, 5));
     assert_ok(pages_spill(pages, 0, 5));
     change_and_park(world);
-    back_and_forth.world = world;
-    back_and_forth.real = pages->environment.ops;
-    back_and_forth.ops = *back_and_forth.real;
-    back_and_forth.ops.read = read_what_moves;
-    back_and_forth.reads = true;
-    pages->environment.ops = &back_and_forth.ops;
+    read_through(world, read_what_moves);
     check_page(world, 0, 5);
     assert_false(back_and_forth.reads);
     check_all(world);
