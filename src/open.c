@@ -541,9 +541,24 @@ static enum fkv_error replay_frame(struct fkv *db, const struct log_frame *frame
     return FKV_OK;
 }
 
-/* Where an index that is larger than its memory is spilled during a replay it must not take a
- * sector that the log will name. */
-static enum fkv_error find_last_sector(struct fkv *db)
+/* The largest sector that a frame opens. */
+static uint32_t last_sector(const struct log_frame *frame)
+{
+    struct format_operation operation;
+    const uint8_t *payload, *at = frame->operations;
+    uint64_t last = 0;
+    while (next_operation(frame, &at, &operation, &payload))
+        if (operation.kind == OPERATION_OPEN || operation.kind == OPERATION_LARGE)
+            last = max_u64(last, operation.address / SECTOR_CELLS);
+    return (uint32_t)last;
+}
+
+/*
+ * Before a replay writes anything: a log that lost what had been synced is refused, and the file
+ * left as it is. And where an index that is larger than its memory spills meanwhile, it must not
+ * take a sector that the log will name (replay_last).
+ */
+static enum fkv_error look_through(struct fkv *db, bool spills, uint64_t *last_commit)
 {
     struct log *log = &db->log;
     struct log_position before = log->head;
@@ -551,17 +566,19 @@ static enum fkv_error find_last_sector(struct fkv *db)
     struct log_frame frame;
     enum fkv_error error;
     bool found;
-    db->replay_last = 1;
+    db->replay_last = spills;
+    *last_commit = db->commit;
     while (!(error = log_next(log, &frame, &found)) && found) {
-        struct format_operation operation;
-        const uint8_t *payload, *at = frame.operations;
         if (frame.header.flags & FRAME_RESTART)
             continue;
-        while (next_operation(&frame, &at, &operation, &payload))
-            if (operation.kind == OPERATION_OPEN || operation.kind == OPERATION_LARGE)
-                db->replay_last =
-                    (uint32_t)max_u64(db->replay_last, operation.address / SECTOR_CELLS);
+        bool commit = !(frame.header.flags & FRAME_COLLECT);
+        if (commit && frame.header.commit != ++*last_commit)
+            return bad_frame(db, &frame);
+        if (spills)
+            db->replay_last = (uint32_t)max_u64(db->replay_last, last_sector(&frame));
     }
+    if (!error)
+        error = log_check_end(log, *last_commit);
     log->head = before;
     log->live_bytes = live;
     return error;
@@ -575,7 +592,8 @@ static enum fkv_error replay(struct fkv *db)
     log->start = log->head.offset;
     atomic_store(&log->durable_commit, db->commit);
     bool spills = db->index.frames_max && !db->read_only;
-    enum fkv_error error = spills ? find_last_sector(db) : FKV_OK;
+    uint64_t last_commit;
+    enum fkv_error error = look_through(db, spills, &last_commit);
     /* Pages that are spilled may go over those of the checkpoint before this one: so this one's
      * header must be more than something that the system has in its cache. */
     if (!error && spills && db->header_in_doubt)
@@ -602,10 +620,6 @@ static enum fkv_error replay(struct fkv *db)
             continue;
         bool commit = !(frame.header.flags & FRAME_COLLECT);
         uint64_t died = collector_died(db);
-        if (commit && frame.header.commit != db->commit + 1) {
-            error = bad_frame(db, &frame);
-            break;
-        }
         if ((error = replay_frame(db, &frame, scratch, &backed, &operations)))
             break;
         if (!backed) { /* written, but what it refers to was not: it was never durable */
@@ -626,7 +640,7 @@ static enum fkv_error replay(struct fkv *db)
     }
     memory_free(scratch);
     db->replay_last = 0;
-    if (!error)
+    if (!error && db->commit < last_commit)
         error = log_check_end(log, db->commit);
     atomic_store(&log->written_commit, db->commit);
     return error;

@@ -606,6 +606,45 @@ static void test_damaged_log(void **state)
     free(garbage);
 }
 
+static void make_unflushed(void *path)
+{
+    fkv *db = NULL;
+    insist_ok(fkv_open(path, NULL, &db));
+    for (uint64_t key = 0; key < 600; key++)
+        insist_ok(put_value(db, key, 5000, key));
+    insist_ok(fkv_sync(db));
+    insist_ok(put_value(db, 2000, 10, 2000)); /* says that they have been synced */
+    kill(getpid(), SIGKILL);
+}
+
+/* What the log's values were to be flushed to when the process died: a replay writes it, but not
+ * one that ends at a damaged frame. */
+static void test_damaged_log_of_unflushed_values(void **state)
+{
+    struct place *place = *state;
+    assert_int_equal(run_child(make_unflushed, place->path), 1000 + SIGKILL);
+    struct format_header headers[2];
+    read_headers(place->path, headers);
+    uint64_t bytes = file_bytes(place->path), log_bytes = file_bytes(place->log_path);
+    uint64_t known = max_u64(headers[0].sector_count, headers[1].sector_count) * SECTOR_BYTES;
+    assert_true(known > 0 && known < bytes);
+    assert_int_equal(truncate(place->path, (off_t)known), 0);
+    assert_int_equal(truncate(place->path, (off_t)bytes), 0);
+    file_copy(place->log_path, place->other);
+    uint8_t garbage[64];
+    value_fill(garbage, sizeof garbage, 7);
+    for (int i = 2; i < 6; i++) { /* of 3 MB */
+        file_patch(place->log_path, (uint64_t)i * 500000, garbage, sizeof garbage);
+        assert_refused(place, FKV_DAMAGED);
+        file_copy(place->other, place->log_path);
+    }
+    assert_int_equal(file_bytes(place->log_path), log_bytes);
+    fkv *db = open_with(place->path, FKV_NO_CREATE);
+    for (uint64_t key = 0; key < 600; key++)
+        assert_value(db, key, 5000, key);
+    must(fkv_close(db));
+}
+
 /* ---------------------------------------------------------------- permissions */
 
 /* root may do everything: become nobody. */
@@ -1196,6 +1235,7 @@ int main(void)
         cmocka_unit_test(test_log_that_cannot_be_read),
         in_place(test_missing_log),
         in_place(test_damaged_log),
+        in_place(test_damaged_log_of_unflushed_values),
         in_place(test_permissions),
         in_place(test_forbidden_log),
         in_place(test_immutable_file),
