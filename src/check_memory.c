@@ -174,6 +174,7 @@ static void check_parked(struct check *check)
 {
     const struct pages *pages = &check->db->pages;
     const struct page_space *space = &pages->space[SPACE_INDEX];
+    const struct index *index = &check->db->index;
     uint64_t count = 0, bytes = 0;
     for (uint32_t n = 0; n < space->page_count; n++) {
         const struct page_chunk *chunk = space->chunks[n / NODE_FANOUT];
@@ -187,6 +188,8 @@ static void check_parked(struct check *check)
             wrong(check, FKV_PART_MEMORY, "the index page %u is parked and %s", n,
                   page->frame ? "in memory" : "not changed");
     }
+    for (uint32_t id = 1; index->moves.base && id < index->segment_count; id++)
+        bytes += moves_bytes((const struct moves *)index->moves.base + id);
     expect(check, FKV_PART_MEMORY, "parked pages", count, pages->parked_pages);
     expect(check, FKV_PART_MEMORY, "bytes of parked pages", bytes, pages->parked_bytes);
 }

@@ -163,14 +163,15 @@ static uint32_t list_moves(struct fkv *db, struct move *moves, uint32_t most)
     return count;
 }
 
-/* Copy one record to the tail. */
-static enum fkv_error copy(struct fkv *db, struct move *move)
+/* Copy one record to the tail; so many others were before, in this step. */
+static enum fkv_error copy(struct fkv *db, struct move *move, uint32_t others, bool may_wait)
 {
     uint64_t entry;
-    enum fkv_error error = index_prepare(&db->index, move->hash, false, &entry);
+    bool waits = may_wait;
+    enum fkv_error error = index_prepare_move(&db->index, move->hash, others, &entry, &waits);
     if (error)
         return error;
-    if (entry_address(entry) != move->from || entry_cells(entry) != move->cells)
+    if (!waits && (entry_address(entry) != move->from || entry_cells(entry) != move->cells))
         return error_set(FKV_DAMAGED, "%s: the index does not lead to a live record", db->path);
     if ((error = tail_prepare(&db->tail, move->cells, RESERVE_NONE)))
         return error;
@@ -216,8 +217,13 @@ static void log_moves(struct fkv *db, const struct move *moves, uint32_t count)
 static bool step(struct fkv *db)
 {
     struct move moves[MOVES_AT_ONCE];
-    if (!find_front(db) || pages_reserve_frames(&db->pages, 4 * MOVES_AT_ONCE) ||
-        sectors_reserve(&db->sectors, 0, 0, 0) ||
+    if (!find_front(db))
+        return false;
+    /* All pages that a move may wait for count as changed, and need room in the file. */
+    bool may_wait = db->index.frames_max &&
+                    !sectors_reserve(&db->sectors, 0, 0, MOVES_AT_ONCE * SEGMENT_PAGES_MAX);
+    if (pages_reserve_frames(&db->pages, 4 * MOVES_AT_ONCE) ||
+        (!may_wait && sectors_reserve(&db->sectors, 0, 0, 0)) ||
         log_reserve(&db->log, log_bytes_for(db, MOVES_AT_ONCE), &db->collector.log_full))
         return false;
     struct collector *collector = &db->collector;
@@ -228,12 +234,12 @@ static bool step(struct fkv *db)
         return collector->cell != before.cell || collector->sequence != before.sequence;
     uint32_t done = 0;
     enum fkv_error error = FKV_OK;
-    while (done < count && !(error = copy(db, &moves[done])))
+    while (done < count && !(error = copy(db, &moves[done], done, may_wait)))
         done++;
     if (done) {
         log_moves(db, moves, done);
         for (uint32_t i = 0; i < done; i++) {
-            bool moved = index_move(&db->index, moves[i].hash, moves[i].from, moves[i].to);
+            bool moved = index_make_move(&db->index, moves[i].hash, moves[i].from, moves[i].to);
             assert(moved);
             (void)moved;
             sectors_kill(&db->sectors, moves[i].from, moves[i].cells);

@@ -8,6 +8,7 @@ struct delta *delta_new(const struct units *changed, const void *page)
     if (!delta)
         return NULL;
     delta->changed = *changed;
+    delta->moves = NULL;
     uint32_t count = 0;
     for (uint32_t w = 0; w < PAGE_UNITS / 64; w++)
         for (uint64_t bits = changed->bits[w]; bits; bits &= bits - 1) {

@@ -33,6 +33,7 @@ static inline uint32_t units_count(const struct units *units)
 
 struct delta {
     struct units changed;
+    struct moves *moves;        /* of which the page may have some; NULL: none. See moves.h */
     uint8_t unit[][UNIT_BYTES]; /* in the order of their places */
 };
 

@@ -29,8 +29,16 @@ enum fkv_error index_make(struct index *index, struct pages *pages, struct recla
     return FKV_OK;
 }
 
+static struct moves *moves_of(const struct index *index, uint32_t id)
+{
+    return (struct moves *)index->moves.base + id;
+}
+
 void index_drop(struct index *index)
 {
+    for (uint32_t id = 1; index->moves.base && id < index->segment_count; id++)
+        moves_free(moves_of(index, id));
+    reservation_drop(&index->moves);
     memory_free(index->directory);
     memory_free(index->free_numbers);
     memory_free(index->plans);
@@ -48,6 +56,16 @@ static struct directory *directory_new(uint32_t depth)
     return directory;
 }
 
+/* Have memory for the segments below `count`. */
+static enum fkv_error segments_back(struct index *index, size_t count)
+{
+    bool failed =
+        reservation_back(&index->segments, count * sizeof(struct segment)) ||
+        reservation_back(&index->links, count * sizeof(uint32_t)) ||
+        (index->moves.base && reservation_back(&index->moves, count * sizeof(struct moves)));
+    return failed ? FKV_NO_MEMORY : FKV_OK;
+}
+
 /* Take a segment id out of those free; makes memory for it and its directory entry. */
 static enum fkv_error segment_take(struct index *index, uint32_t *id)
 {
@@ -56,8 +74,7 @@ static enum fkv_error segment_take(struct index *index, uint32_t *id)
         next = index->segment_count ? index->segment_count : 1; /* 0 ends lists */
         if (next >= 1u << INDEX_DEPTH_MAX)
             return error_set(FKV_FULL, "the index has its largest size");
-        if (reservation_back(&index->segments, ((size_t)next + 1) * sizeof(struct segment)) ||
-            reservation_back(&index->links, ((size_t)next + 1) * sizeof(uint32_t)))
+        if (segments_back(index, (size_t)next + 1))
             return FKV_NO_MEMORY;
         enum fkv_error error =
             pages_extend(index->pages, SPACE_DIRECTORY, next / SEGMENTS_PER_PAGE + 1);
@@ -222,6 +239,16 @@ static void directory_switch(struct index *index, struct directory *wider)
     reclaim_block(index->reclaim, &old->retired);
 }
 
+/* All pages of the segment have taken their moves. What is left then is nobody's, in an index that
+ * is damaged. load_lock. */
+static void moves_end(struct index *index, uint32_t id)
+{
+    if (!index->moves.base || !moves_of(index, id)->room)
+        return;
+    index->pages->parked_bytes -= moves_bytes(moves_of(index, id));
+    moves_free(moves_of(index, id));
+}
+
 /* The segment is no longer in the directory: free its parts once no reader is in it. */
 static void segment_retire(struct index *index, uint32_t id)
 {
@@ -230,6 +257,7 @@ static void segment_retire(struct index *index, uint32_t id)
     pthread_mutex_lock(&index->pages->load_lock); /* see load_page */
     struct format_segment gone = *entry;
     *entry = (struct format_segment){0};
+    moves_end(index, id);
     pthread_mutex_unlock(&index->pages->load_lock);
     for (uint32_t i = 0; i < gone.pages; i++) {
         uint32_t frame = pages_discard(index->pages, SPACE_INDEX, gone.page[i]);
@@ -508,8 +536,7 @@ enum fkv_error index_open(struct index *index, uint32_t segments)
         divide_up(segments, SEGMENTS_PER_PAGE) > index->pages->space[SPACE_DIRECTORY].page_count)
         return error_set(FKV_DAMAGED, "%s: the header names an impossible index",
                          index->pages->path);
-    if (reservation_back(&index->segments, (size_t)segments * sizeof(struct segment)) ||
-        reservation_back(&index->links, (size_t)segments * sizeof(uint32_t)))
+    if (segments_back(index, segments))
         return FKV_NO_MEMORY;
     index->segment_count = segments;
     uint8_t *used = memory_new(page_count);
@@ -852,6 +879,80 @@ bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_
     return true;
 }
 
+/* May a move wait for pages of this segment? What it takes is there then. */
+static bool await(struct index *index, uint32_t id, uint32_t moves)
+{
+    struct pages *pages = index->pages;
+    const struct format_segment *entry = directory_read(index, id);
+    struct moves *waiting = moves_of(index, id);
+    pthread_mutex_lock(&pages->load_lock);
+    pages->parked_bytes -= moves_bytes(waiting);
+    bool ready = moves_reserve(waiting, moves);
+    pages->parked_bytes += moves_bytes(waiting);
+    ready = ready && pages_await(pages, entry->page, entry->pages, waiting);
+    pthread_mutex_unlock(&pages->load_lock);
+    return ready;
+}
+
+enum fkv_error index_prepare_move(struct index *index, struct hash128 hash, uint32_t others,
+                                  uint64_t *entry, bool *waits)
+{
+    uint32_t id = segment_id(index, hash);
+    const struct segment *segment = segment_of(index, id);
+    struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);
+    *waits = *waits && index->moves.base && pages_can_await(index->pages) &&
+             !__atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE) &&
+             await(index, id, others + 1);
+    return *waits ? FKV_OK : index_prepare(index, hash, false, entry);
+}
+
+/* The slot of the record at `address`, in pages that are in memory; *absent: or it may be in one
+ * that is not. load_lock. */
+static struct slot *find_present(struct index *index, struct fragment key, uint64_t address,
+                                 struct found *found, bool *absent)
+{
+    const struct format_segment *entry = directory_read(index, found->id);
+    struct probe probe = probe_of(key.tag, entry->pages);
+    *absent = false;
+    for (uint32_t i = 0; i < probes_max(entry->pages); i++) {
+        uint32_t at = probe_at(&probe, entry->pages, i, &found->page);
+        uint32_t frame = pages_find(index->pages, SPACE_INDEX, entry->page[found->page])->frame;
+        if (!frame) {
+            *absent = true;
+            continue;
+        }
+        struct bucket *bucket = (struct bucket *)frame_bytes(index->pages, frame) + at;
+        uint64_t value;
+        found->slot = bucket_find(bucket, key, &value);
+        if (found->slot && entry_address(value) == address)
+            return found->slot;
+        if (!is_marked(bucket, probe.class))
+            break;
+    }
+    return NULL;
+}
+
+bool index_make_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to)
+{
+    if (!index->moves.base)
+        return index_move(index, hash, from, to);
+    struct found found = {.id = segment_id(index, hash)};
+    struct fragment key = fragment_of(hash, segment_of(index, found.id)->depth);
+    struct moves *waiting = moves_of(index, found.id);
+    bool absent;
+    pthread_mutex_lock(&index->pages->load_lock);
+    struct slot *slot = find_present(index, key, from, &found, &absent);
+    bool waits = !slot && absent && waiting->count < waiting->room;
+    if (waits)
+        moves_add(waiting, key.tag, from, to);
+    pthread_mutex_unlock(&index->pages->load_lock);
+    if (!slot)
+        return waits;
+    slot = slot_write(index, &found);
+    __atomic_store_n(&slot->entry, (slot->entry & ~ENTRY_ADDRESS_MASK) | to, __ATOMIC_RELEASE);
+    return true;
+}
+
 /* Merge a segment with its neighbour of the same prefix but for the last bit. */
 static bool merge(struct index *index, uint32_t id)
 {
@@ -900,7 +1001,11 @@ enum fkv_error index_limit(struct index *index, uint64_t bytes_max)
 {
     index->frames_max = (uint32_t)min_u64(bytes_max / PAGE_BYTES, UINT32_MAX);
     index->trim_at = index->frames_max;
-    return index->frames_max ? pages_allow_parking(index->pages) : FKV_OK;
+    if (!index->frames_max)
+        return FKV_OK;
+    size_t bytes = ((size_t)1 << INDEX_DEPTH_MAX) * sizeof(struct moves);
+    return reservation_make(&index->moves, bytes, false) == 0 ? pages_allow_parking(index->pages)
+                                                              : FKV_NO_MEMORY;
 }
 
 /* Pages that could be in memory instead of what is kept of those that are parked. */
@@ -987,9 +1092,9 @@ static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, b
 {
     struct pages *pages = index->pages;
     const struct format_segment *entry = directory_read(index, id);
-    uint32_t count = 0;
+    uint32_t count = 0, i;
     *error = FKV_OK;
-    for (uint32_t i = 0; i < entry->pages && count < most && !*error; i++) {
+    for (i = 0; i < entry->pages && count < most && !*error; i++) {
         uint32_t number = entry->page[i];
         const struct page *page = pages_find(pages, SPACE_INDEX, number);
         if (parked && pages_is_parked(pages, SPACE_INDEX, number))
@@ -999,6 +1104,11 @@ static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, b
         else
             continue;
         count += !*error;
+    }
+    if (parked && i == entry->pages && !*error) {
+        pthread_mutex_lock(&pages->load_lock);
+        moves_end(index, id);
+        pthread_mutex_unlock(&pages->load_lock);
     }
     return count;
 }
@@ -1070,8 +1180,8 @@ uint64_t index_memory_bytes(const struct index *index)
 
 uint64_t index_own_memory_bytes(const struct index *index)
 {
-    return index->segments.backed_bytes + index->links.backed_bytes + sizeof *index->directory +
-           (sizeof(uint32_t) << index->directory->depth) +
+    return index->segments.backed_bytes + index->links.backed_bytes + index->moves.backed_bytes +
+           sizeof *index->directory + (sizeof(uint32_t) << index->directory->depth) +
            index->free_number_room * sizeof *index->free_numbers +
            index->plan_room * sizeof *index->plans;
 }

@@ -113,6 +113,7 @@ struct index {
     uint64_t page_count; /* in use */
     /* A limit of pages in memory, 0 none. */
     uint32_t frames_max;
+    struct reservation moves; /* struct moves a segment, if there is a limit; load_lock */
     _Atomic uint32_t trim_at; /* with more frames, index_trim has something to do */
     uint32_t trim_hand;       /* the segment it looks at next */
     uint32_t crowded_by;      /* pages that it found and could not take out, too many */
@@ -177,6 +178,16 @@ uint64_t index_set(struct index *index, struct hash128 hash, uint64_t value);
 uint64_t index_remove(struct index *index, struct hash128 hash);
 /* If the key's record is at address `from`, make it `to`. False if it is not: nothing changes. */
 bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to);
+
+/*
+ * The same in two steps, for the collector. The first is as index_prepare, but that, if *waits, it
+ * may leave a page out of memory where that is limited (moves.h): then there is no entry to be
+ * looked at, else *waits becomes false. All pages of the segment may count as changed. So many
+ * `others` may have been prepared, and not made. The second cannot fail after it.
+ */
+enum fkv_error index_prepare_move(struct index *index, struct hash128 hash, uint32_t others,
+                                  uint64_t *entry, bool *waits);
+bool index_make_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to);
 
 /* Of no more memory than this for pages; 0 no limit. Before the index is used. */
 enum fkv_error index_limit(struct index *index, uint64_t bytes_max);

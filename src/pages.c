@@ -275,20 +275,28 @@ static struct delta **delta_of(struct pages *pages, enum space space, uint32_t n
     return deltas ? &deltas[number % NODE_FANOUT] : &none;
 }
 
+/* A delta that is in the page by now, or will never be. load_lock. */
+static void forget_delta(struct pages *pages, struct delta **at)
+{
+    pages->parked_pages--;
+    pages->parked_bytes -= delta_bytes(units_count(&(*at)->changed));
+    memory_free(*at);
+    *at = NULL;
+}
+
 /* The page's bytes are here, as they are in the file: lay its delta over them, if it is parked, and
- * forget that. Returns what differs. load_lock. */
+ * the moves that it takes, and forget that. Returns what differs. load_lock. */
 static struct units unpark(struct pages *pages, enum space space, uint32_t number, void *bytes)
 {
     struct units units = {0};
     struct delta **delta = delta_of(pages, space, number);
-    if (*delta) {
-        delta_apply(*delta, bytes);
-        units = (*delta)->changed;
-        pages->parked_pages--;
-        pages->parked_bytes -= delta_bytes(units_count(&units));
-        memory_free(*delta);
-        *delta = NULL;
-    }
+    if (!*delta)
+        return units;
+    units = (*delta)->changed;
+    delta_apply(*delta, bytes);
+    if ((*delta)->moves && !PLANTED(LOSE_MOVE))
+        moves_take((*delta)->moves, bytes, &units);
+    forget_delta(pages, delta);
     return units;
 }
 
@@ -410,6 +418,7 @@ uint32_t pages_evict(struct pages *pages, enum space space, uint32_t number)
     uint32_t frame = page->frame;
     assert(frame && pages_is_clean(pages, page));
     page->frame = 0;
+    page->known = 1;
     atomic_fetch_sub_explicit(&pages->space[space].frame_count, 1, memory_order_relaxed);
     return frame;
 }
@@ -704,6 +713,24 @@ static void check_delta(struct pages *pages, enum space space, uint32_t number,
 #define check_delta(...) ((void)0)
 #endif
 
+/* Keep these units of a page as its delta; NULL without memory. */
+static struct delta *park(struct pages *pages, struct page_chunk *chunk, uint32_t number,
+                          const struct units *units, const void *bytes)
+{
+    if (!chunk->deltas) {
+        if (!(chunk->deltas = memory_new(DELTA_TABLE_BYTES)))
+            return NULL;
+        pages->delta_tables++;
+    }
+    struct delta *delta = delta_new(units, bytes);
+    if (!delta)
+        return NULL;
+    chunk->deltas[number % NODE_FANOUT] = delta;
+    pages->parked_pages++;
+    pages->parked_bytes += delta_bytes(units_count(units));
+    return delta;
+}
+
 uint32_t pages_park(struct pages *pages, enum space space, uint32_t number)
 {
     struct page *page = pages_find(pages, space, number);
@@ -711,21 +738,34 @@ uint32_t pages_park(struct pages *pages, enum space space, uint32_t number)
     uint32_t frame = page->frame;
     const struct units *units = frame_units(pages, frame);
     assert(pages_can_park(pages, page));
-    if (!chunk->deltas) {
-        if (!(chunk->deltas = memory_new(DELTA_TABLE_BYTES)))
-            return 0;
-        pages->delta_tables++;
-    }
-    struct delta *delta = delta_new(units, frame_bytes(pages, frame));
+    struct delta *delta = park(pages, chunk, number, units, frame_bytes(pages, frame));
     if (!delta)
         return 0;
     check_delta(pages, space, number, delta);
-    chunk->deltas[number % NODE_FANOUT] = delta;
-    pages->parked_pages++;
-    pages->parked_bytes += delta_bytes(units_count(units));
     page->frame = 0;
+    page->known = 1;
     atomic_fetch_sub_explicit(&pages->space[space].frame_count, 1, memory_order_relaxed);
     return frame;
+}
+
+bool pages_await(struct pages *pages, const uint32_t *number, uint32_t count, struct moves *moves)
+{
+    assert(pages_can_await(pages));
+    for (uint32_t i = 0; i < count; i++) {
+        struct page *page = pages_find(pages, SPACE_INDEX, number[i]);
+        struct page_chunk *chunk = pages->space[SPACE_INDEX].chunks[number[i] / NODE_FANOUT];
+        struct delta *delta = *delta_of(pages, SPACE_INDEX, number[i]);
+        if (page->frame)
+            continue;
+        /* One that cannot be read would keep all checkpoints waiting. */
+        if (!page->known ||
+            (!delta && !(delta = park(pages, chunk, number[i], &(struct units){0}, NULL))))
+            return false;
+        delta->moves = moves;
+        if (page->epoch != pages->epoch)
+            mark_dirty(pages, SPACE_INDEX, number[i], page);
+    }
+    return true;
 }
 
 bool pages_is_parked(struct pages *pages, enum space space, uint32_t number)
@@ -748,44 +788,64 @@ bool pages_any_parked(struct pages *pages)
     return any;
 }
 
-enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number)
-{
-    uint8_t *bytes = pages->staging; /* of checkpoints, of which none runs */
-    struct page *page = pages_find(pages, space, number);
-    struct format_reference to;
-    assert(pages_can_spill(pages));
-    if (!pages_is_parked(pages, space, number))
-        return FKV_OK;
-    /* No lock but the writer's: nobody else moves it. (Not `zero`: it was in a frame.) */
-    struct format_reference from = {page->location, page->checksum};
-    enum fkv_error error = read_from(pages, space, number, from, bytes);
-    if (error || pages_complete(pages, space, number, bytes) != bytes ||
-        /* Never to where it lies: a reader may be reading it there. */
-        (error = spill_elsewhere(pages, space, number, bytes, &to)))
-        return error;
-    pthread_mutex_lock(&pages->load_lock);
-    /* A reader may have brought it in meanwhile, but nobody changes it. */
-    if (page->frame)
-        units_begin(pages, page->frame, (struct units){0});
-    else
-        unpark(pages, space, number, bytes);
-    move(pages, page, to.location, to.checksum);
-    pthread_mutex_unlock(&pages->load_lock);
-    settle(pages, space, number);
-    return FKV_OK;
-}
-
-const void *pages_complete(struct pages *pages, enum space space, uint32_t number, void *bytes)
+/* See pages_complete; *changed: what of the file's bytes. */
+static const void *complete(struct pages *pages, enum space space, uint32_t number, void *bytes,
+                            struct units *changed)
 {
     const struct page *page = pages_find(pages, space, number);
     pthread_mutex_lock(&pages->load_lock);
     const struct delta *delta = *delta_of(pages, space, number);
+    *changed = (struct units){0};
     if (page->frame)
         bytes = frame_bytes(pages, page->frame);
-    else if (delta)
+    if (!page->frame && delta) {
+        *changed = delta->changed;
         delta_apply(delta, bytes);
+        if (delta->moves)
+            moves_lay(delta->moves, bytes, changed);
+    }
     pthread_mutex_unlock(&pages->load_lock);
     return bytes;
+}
+
+const void *pages_complete(struct pages *pages, enum space space, uint32_t number, void *bytes)
+{
+    struct units changed;
+    return complete(pages, space, number, bytes, &changed);
+}
+
+enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number)
+{
+    uint8_t *bytes = pages->staging; /* of checkpoints, of which none runs */
+    struct page *page = pages_find(pages, space, number);
+    struct units changed;
+    assert(pages_can_spill(pages));
+    if (!pages_is_parked(pages, space, number))
+        return FKV_OK;
+    /* No lock but the writer's: nobody else moves it. (Not `zero`: it was in a frame.) */
+    struct format_reference from = {page->location, page->checksum}, to;
+    enum fkv_error error = read_from(pages, space, number, from, bytes);
+    if (error || complete(pages, space, number, bytes, &changed) != bytes)
+        return error;
+    bool same = !units_count(&changed); /* it was to take moves, and had none */
+    /* Never to where it lies: a reader may be reading it there. */
+    if (!same && (error = spill_elsewhere(pages, space, number, bytes, &to)))
+        return error;
+    pthread_mutex_lock(&pages->load_lock);
+    /* A reader may have brought it in meanwhile, but nobody changes it. */
+    if (page->frame) {
+        units_begin(pages, page->frame, (struct units){0});
+    } else {
+        struct delta **delta = delta_of(pages, space, number);
+        if ((*delta)->moves)
+            moves_forget((*delta)->moves, bytes);
+        forget_delta(pages, delta);
+    }
+    if (!same)
+        move(pages, page, to.location, to.checksum);
+    pthread_mutex_unlock(&pages->load_lock);
+    settle(pages, space, number);
+    return FKV_OK;
 }
 
 uint32_t pages_discard(struct pages *pages, enum space space, uint32_t number)

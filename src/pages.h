@@ -40,6 +40,7 @@
 #include "error.h"
 #include "format.h"
 #include "memory.h"
+#include "moves.h"
 #include "os.h"
 #include "planted.h"
 
@@ -49,7 +50,8 @@ struct page {
     uint32_t frame; /* 0: not in memory */
     uint32_t saved; /* frame that holds the content for the running checkpoint; 0 none */
     uint32_t epoch; /* in which it last changed */
-    uint32_t zero;  /* discarded, and not in a frame since: zeros, whatever lies at `location` */
+    uint16_t zero;  /* discarded, and not in a frame since: zeros, whatever lies at `location` */
+    uint16_t known; /* was in a frame before it left memory: it can be read */
 };
 
 /* 256 pages: what one node of the lowest level refers to. */
@@ -294,6 +296,17 @@ static inline bool pages_can_spill(const struct pages *pages)
 }
 /* One page. It is clean then; if that fails it is as changed as before. */
 enum fkv_error pages_spill(struct pages *pages, enum space space, uint32_t number);
+/*
+ * Moves that wait for their pages (moves.h). These pages of the index are to take those in `moves`
+ * when they come into memory or are spilled: the ones of them that are not in memory are parked for
+ * it, changed or not. False if one cannot be. While pages_can_await; writer lock and load_lock.
+ */
+static inline bool pages_can_await(const struct pages *pages)
+{
+    return pages->frames.units.base && !pages->unparking && pages_can_spill(pages);
+}
+bool pages_await(struct pages *pages, const uint32_t *number, uint32_t count, struct moves *moves);
+
 /* Has it changed since it was written, and is it here to be spilled? (A reader may bring a parked
  * page in meanwhile; only the writer takes one out.) */
 static inline bool pages_is_changed(const struct pages *pages, const struct page *page)

@@ -26,6 +26,7 @@ enum planted {
     PLANTED_SPILL_OVER_OLD,     /* a page is spilled to where the last checkpoint has it */
     PLANTED_SPILL_BESIDE,       /* pages are spilled beside a checkpoint */
     PLANTED_LOSE_CHANGE,        /* a change of a page is not kept when the page is parked */
+    PLANTED_LOSE_MOVE,          /* nor a move that waits for its page taken by it */
     PLANTED_SPILL_IN_LOG,       /* in a replay pages are spilled where the log wants to go */
     PLANTED_NO_GRACE,           /* what readers may still see is used again */
     PLANTED_NO_COPY,            /* a page is changed under the checkpoint that has to hold it */

@@ -43,7 +43,7 @@ ENUMERATION(digests, 3, 8)
 ENUMERATION(snapshots, 1, 4)
 ENUMERATION(loads, 1, 4)
 ENUMERATION(by_call, 1, 4)
-ENUMERATION(limited, 2, 3)
+ENUMERATION(limited, 1, 3)
 
 static void chain_seeds(enum chain_kind kind, uint64_t lives)
 {

@@ -21,6 +21,7 @@ struct world {
     struct index index;
     struct format_space roots[SPACE_COUNT]; /* of the last checkpoint */
     uint32_t segments;
+    uint64_t memory_max; /* of the index; 0: no limit */
 };
 
 static void release(void *context, struct retired *retired)
@@ -58,16 +59,22 @@ static void open_world(struct world *world, bool threads)
     world->file.context = world;
     assert_ok(reclaim_make(&world->reclaim, threads, release, world));
     assert_ok(index_make(&world->index, &world->file.pages, &world->reclaim));
+    assert_ok(index_limit(&world->index, world->memory_max));
     if (world->segments)
         assert_ok(index_open(&world->index, world->segments));
     else
         assert_ok(index_create(&world->index));
 }
 
+static void make_limited_world(struct world *world, uint64_t memory_max)
+{
+    *world = (struct world){.memory_max = memory_max};
+    open_world(world, false);
+}
+
 static void make_world(struct world *world)
 {
-    memset(world, 0, sizeof *world);
-    open_world(world, false);
+    make_limited_world(world, 0);
 }
 
 static void drop_world(struct world *world)
@@ -112,6 +119,15 @@ static void reserve_frames(struct world *world, uint32_t operations)
     assert_ok(pages_reserve_frames(&world->file.pages, operations * 4 + 16));
 }
 
+/* What follows a commit of so many operations. */
+static void after_commit(struct world *world, uint32_t operations)
+{
+    pages_reserve_frames(&world->file.pages, 0);
+    index_spill(&world->index, operations);
+    index_trim(&world->index);
+    reclaim_poll(&world->reclaim, false);
+}
+
 static void set(struct world *world, struct hash128 hash, uint64_t number, uint64_t expected)
 {
     uint64_t entry;
@@ -121,8 +137,7 @@ static void set(struct world *world, struct hash128 hash, uint64_t number, uint6
     entry = index_set(&world->index, hash, number);
     assert_int_equal(entry & ENTRY_VALUE_MASK, expected);
     index_unplan(&world->index);
-    pages_reserve_frames(&world->file.pages, 0);
-    reclaim_poll(&world->reclaim, false);
+    after_commit(world, 1);
 }
 
 static void drop(struct world *world, struct hash128 hash, uint64_t expected)
@@ -135,8 +150,7 @@ static void drop(struct world *world, struct hash128 hash, uint64_t expected)
     assert_int_equal(entry & ENTRY_VALUE_MASK, expected);
     index_tidy(&world->index, hash);
     index_unplan(&world->index);
-    pages_reserve_frames(&world->file.pages, 0);
-    reclaim_poll(&world->reclaim, false);
+    after_commit(world, 1);
 }
 
 /* ---------------------------------------------------------------- invariants */
@@ -267,9 +281,31 @@ struct run {
     enum stage stage;
     uint64_t *begun, *durable;
     uint64_t begun_present, durable_present;
+    uint32_t last_moved;
+    unsigned collection; /* % of steps that move records */
     uint32_t begun_segments;
-    uint64_t sets, rewrites, drops, finds, misses, moves, checkpoints, crashes, groups;
+    uint64_t freed[64]; /* addresses that nothing has any more: others get them again */
+    uint64_t sets, rewrites, drops, finds, misses, moves, checkpoints, crashes, groups, waited;
 };
+
+/* A record has left this address. */
+static void free_address(struct run *run, uint64_t number)
+{
+    if (number)
+        run->freed[rng_below(&run->rng, 64)] = number & ENTRY_ADDRESS_MASK;
+}
+
+/* Of a record, at an address that was free. */
+static uint64_t draw_number(struct run *run)
+{
+    uint64_t number = random_number(&run->rng);
+    uint64_t *freed = &run->freed[rng_below(&run->rng, 64)];
+    if (!*freed || rng_percent(&run->rng, 50))
+        return number;
+    number = (number & ~ENTRY_ADDRESS_MASK) | *freed;
+    *freed = 0;
+    return number;
+}
 
 static void model_set(struct run *run, uint32_t key, uint64_t number)
 {
@@ -279,6 +315,7 @@ static void model_set(struct run *run, uint32_t key, uint64_t number)
     else
         run->drops++;
     run->model.present += (number != 0) - (*at != 0);
+    free_address(run, *at);
     *at = number;
 }
 
@@ -291,7 +328,7 @@ static uint32_t random_key(struct run *run)
 static void change(struct run *run, unsigned growth)
 {
     uint32_t key = random_key(run);
-    uint64_t old = run->model.number[key], number = random_number(&run->rng);
+    uint64_t old = run->model.number[key], number = draw_number(run);
     struct hash128 hash = hash_of(&run->model, key);
     if (rng_percent(&run->rng, 10)) {
         bool there = rng_percent(&run->rng, 80) && old;
@@ -301,8 +338,11 @@ static void change(struct run *run, unsigned growth)
         assert_ok(index_prepare(&run->world.index, hash, false, &entry));
         reserve_frames(&run->world, 1);
         assert_int_equal(index_move(&run->world.index, hash, from, to), there);
-        if (there)
+        after_commit(&run->world, 1);
+        if (there) {
             run->model.number[key] = (old & ~ENTRY_ADDRESS_MASK) | to;
+            free_address(run, old);
+        }
         run->moves += there;
     } else if (rng_percent(&run->rng, growth)) {
         set(&run->world, hash, number, old);
@@ -336,8 +376,7 @@ static void change_group(struct run *run, unsigned growth)
     reserve_frames(&run->world, count);
     for (uint32_t i = 0; i < count && !aborted; i++) {
         struct hash128 hash = hash_of(&run->model, keys[i]);
-        uint64_t old = run->model.number[keys[i]],
-                 number = remove[i] ? 0 : random_number(&run->rng);
+        uint64_t old = run->model.number[keys[i]], number = remove[i] ? 0 : draw_number(run);
         uint64_t entry = remove[i] ? index_remove(index, hash) : index_set(index, hash, number);
         assert_int_equal(entry & ENTRY_VALUE_MASK, old);
         if (remove[i])
@@ -346,8 +385,45 @@ static void change_group(struct run *run, unsigned growth)
             model_set(run, keys[i], number);
     }
     index_unplan(index);
-    pages_reserve_frames(&run->world.file.pages, 0);
+    after_commit(&run->world, count);
     run->groups++;
+}
+
+/* Records that the collector moves in one step: some of them without their pages. */
+static void move_group(struct run *run)
+{
+    enum { GROUP_MAX = 32 };
+    struct index *index = &run->world.index;
+    uint32_t keys[GROUP_MAX], count = 0;
+    uint32_t first = rng_percent(&run->rng, 30) ? run->last_moved : random_key(run);
+    uint32_t most = (uint32_t)rng_between(&run->rng, 1, GROUP_MAX);
+    bool may_wait = rng_percent(&run->rng, 90);
+    for (uint32_t i = 0; i < 2 * GROUP_MAX && i < run->model.keys && count < most; i++) {
+        uint32_t key = (first + i) % run->model.keys;
+        uint64_t entry;
+        bool waits = may_wait;
+        if (!run->model.number[key])
+            continue;
+        assert_ok(index_prepare_move(index, hash_of(&run->model, key), count, &entry, &waits));
+        if (waits)
+            run->waited++;
+        else
+            assert_int_equal(entry & ENTRY_VALUE_MASK, run->model.number[key]);
+        keys[count++] = key;
+    }
+    reserve_frames(&run->world, count);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t *number = &run->model.number[keys[i]], from = *number & ENTRY_ADDRESS_MASK;
+        uint64_t to = draw_number(run) & ENTRY_ADDRESS_MASK;
+        if (rng_percent(&run->rng, 5)) /* a reader is faster */
+            assert_int_equal(get(&run->world, hash_of(&run->model, keys[i])), *number);
+        assert_true(index_make_move(index, hash_of(&run->model, keys[i]), from, to));
+        free_address(run, from);
+        *number = (*number & ~ENTRY_ADDRESS_MASK) | to;
+    }
+    after_commit(&run->world, count);
+    run->last_moved = first;
+    run->moves += count;
 }
 
 static void look_up(struct run *run)
@@ -368,6 +444,13 @@ static void checkpoint_step(struct run *run)
     struct pages *pages = &run->world.file.pages;
     bool done = false;
     if (run->stage == IDLE) {
+        if (pages_any_parked(pages)) {
+            bool none;
+            pages->unparking = true;
+            assert_ok(index_spill_parked(&run->world.index, 64, &none));
+            if (!none)
+                return;
+        }
         pages_checkpoint_begin(pages);
         keep(run->begun, run->model.number, run);
         run->begun_present = run->model.present;
@@ -386,6 +469,7 @@ static void checkpoint_step(struct run *run)
     run->durable_present = run->begun_present;
     run->stage = IDLE;
     run->checkpoints++;
+    index_trim_again(&run->world.index);
 }
 
 /* All that was not in a checkpoint is gone. */
@@ -397,6 +481,7 @@ static void crash(struct run *run)
     run->stage = IDLE;
     keep(run->model.number, run->durable, run);
     run->model.present = run->durable_present;
+    memset(run->freed, 0, sizeof run->freed);
     run->crashes++;
     check_all(&run->world, &run->model);
 }
@@ -411,10 +496,14 @@ static void run_phase(struct run *run)
         unsigned what = (unsigned)rng_below(&run->rng, 100);
         if (what < lookups)
             look_up(run);
-        else if (what < lookups + checkpoints)
+        else if (what < lookups + checkpoints &&
+                 /* beside one nothing waits */
+                 (run->stage == CAPTURING || !run->world.memory_max || rng_percent(&run->rng, 5)))
             checkpoint_step(run);
         else if (what == 99 && rng_percent(&run->rng, 20))
             change_group(run, growth);
+        else if (what >= 90 && what < 90 + run->collection)
+            move_group(run);
         else
             change(run, growth);
     }
@@ -425,16 +514,18 @@ static void test_model(void **state)
     (void)state;
     struct run sum = {0};
     uint64_t blocks = memory_test_blocks();
-    for (struct rounds r = rounds_begin(8); rounds_next(&r);) {
+    for (struct rounds r = rounds_begin(12); rounds_next(&r);) {
         const uint32_t sizes[] = {30, 3000, 20000, 60000};
         const unsigned bits[] = {0, 0, 3, 11};
         struct run *run = calloc(1, sizeof *run);
         run->rng = rng_make(r.seed);
-        uint32_t keys = sizes[rng_below(&run->rng, 4)];
+        bool limited = r.done % 2 == 0;
+        uint32_t keys = sizes[limited ? rng_between(&run->rng, 2, 3) : rng_below(&run->rng, 4)];
         run->model = make_model(keys, r.seed, bits[rng_below(&run->rng, 4)]);
         run->begun = calloc(keys, sizeof(uint64_t));
         run->durable = calloc(keys, sizeof(uint64_t));
-        make_world(&run->world);
+        make_limited_world(&run->world, limited ? max_u64(INDEX_MEMORY_MIN, keys * 4) : 0);
+        run->collection = (unsigned)rng_between(&run->rng, limited ? 4 : 0, 9);
         for (uint64_t phases = rng_between(&run->rng, 1, 6); phases > 0; phases--) {
             run_phase(run);
             check_all(&run->world, &run->model);
@@ -451,6 +542,7 @@ static void test_model(void **state)
         sum.checkpoints += run->checkpoints;
         sum.crashes += run->crashes;
         sum.groups += run->groups;
+        sum.waited += run->waited;
         drop_world(&run->world);
         free(run->model.number);
         free(run->begun);
@@ -463,6 +555,8 @@ static void test_model(void **state)
     assert_true(sum.sets > 10000 && sum.rewrites > 5000 && sum.drops > 5000);
     assert_true(sum.finds > 5000 && sum.misses > 5000 && sum.moves > 1000);
     assert_true(sum.checkpoints > 20 && sum.crashes > 3 && sum.groups > 20);
+    print_message("%u moves waited for their pages\n", (unsigned)sum.waited);
+    assert_true(sum.waited > 1000);
 }
 
 /* ---------------------------------------------------------------- size */

@@ -102,6 +102,7 @@ static const struct plant plants[] = {
     PLANT(REUSE_PAGE_EARLY, run_small),
     PLANT(SPILL_OVER_OLD, run_limited),
     PLANT(LOSE_CHANGE, run_limited),
+    PLANT(LOSE_MOVE, run_limited),
     PLANT(NO_GRACE, run_collection_alone),
     PLANT(NO_COPY, run_log),
     PLANT(NO_RESTART, run_short),
