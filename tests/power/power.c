@@ -61,6 +61,9 @@ static const struct store_kind *const kinds[] = {
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
+static const char *const file_systems[] = {"ext4", "xfs", "btrfs"};
+enum { FILE_SYSTEMS = sizeof file_systems / sizeof file_systems[0] };
+
 static struct {
     uint64_t cuts, seed;
     const char *stores, *file_systems;
@@ -208,13 +211,23 @@ static void report_failure(struct trial *trial, bool mounted)
             mounted ? trial->life->failure : "the file system cannot be mounted");
 }
 
+/* How often one that lies loses something depends on how fast the machine is: with none so far, it
+ * is tried more often. */
+static bool is_enough(const struct trial *trial)
+{
+    enum { TIMES_MORE = 8 };
+    const struct result *result = &trial->result;
+    bool owes_a_loss = trial->kind->lies && result->lost + result->damaged == 0;
+    return result->cuts >= (owes_a_loss ? TIMES_MORE : 1) * options.cuts;
+}
+
 static bool try_store(struct trial *trial)
 {
     struct disk *disk = trial->machine->disk;
     trial->random = random_mix(options.seed);
     if (!begin_anew(trial))
         return false;
-    while (trial->result.cuts < options.cuts) {
+    while (!is_enough(trial)) {
         uint64_t promised_before = disk->promised;
         bool mounted = live(trial);
         bool has_failed = !mounted || trial->life->has_failed;
@@ -279,10 +292,9 @@ static bool list_has(const char *list, const char *name)
 
 static int try_all(struct machine *machine, struct life *life)
 {
-    static const char *const file_systems[] = {"ext4", "xfs", "btrfs"};
     int status = 0;
     print_head();
-    for (size_t f = 0; f < sizeof file_systems / sizeof file_systems[0]; f++)
+    for (size_t f = 0; f < FILE_SYSTEMS; f++)
         for (size_t i = 0; i < KINDS; i++) {
             struct trial trial = {.machine = machine, .life = life, .kind = kinds[i]};
             machine->kind = file_systems[f];
@@ -337,12 +349,23 @@ static bool read_options(int argc, char **argv)
     return optind == argc && options.cuts > 0;
 }
 
+/* A file system is made, mounted and unmounted: containers let some of what that takes be seen, and
+ * not be used. */
+static bool rehearse(struct machine *machine)
+{
+    for (size_t i = 0; i < FILE_SYSTEMS; i++) {
+        machine->kind = file_systems[i];
+        if (list_has(options.file_systems, machine->kind) && !machine_lacks(machine->kind))
+            return machine_format(machine) && machine_mount(machine) && machine_unmount(machine);
+    }
+    return false;
+}
+
 /* Says of each file system what is lacking. False: there is none. */
 static bool any_file_system(void)
 {
-    static const char *const file_systems[] = {"ext4", "xfs", "btrfs"};
     bool any = false;
-    for (size_t i = 0; i < sizeof file_systems / sizeof file_systems[0]; i++) {
+    for (size_t i = 0; i < FILE_SYSTEMS; i++) {
         if (!list_has(options.file_systems, file_systems[i]))
             continue;
         const char *lacking = machine_lacks(file_systems[i]);
@@ -361,7 +384,7 @@ int main(int argc, char **argv)
     if (!any_file_system())
         return SKIPPED;
     struct life *life = life_make();
-    if (!life || !machine_make(&machine, DISK_BYTES)) {
+    if (!life || !machine_make(&machine, DISK_BYTES) || !rehearse(&machine)) {
         machine_drop(&machine);
         printf("power: skipped: this machine does not allow it\n");
         return SKIPPED;
