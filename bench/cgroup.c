@@ -61,8 +61,12 @@ bool cgroup_make(struct cgroup *group, uint64_t bytes, char *why, size_t why_roo
         return false;
     }
     if (write_number(group, "memory.limit_in_bytes", bytes) ||
-        write_number(group, "memory.max", bytes))
+        write_number(group, "memory.max", bytes)) {
+        /* Where there is swap it would be more memory, and reads that nobody has asked for. */
+        (void)(write_number(group, "memory.swappiness", 0) ||
+               write_number(group, "memory.swap.max", 0));
         return true;
+    }
     snprintf(why, why_room, "%s: its limit cannot be set", group->path);
     cgroup_remove(group);
     return false;
