@@ -314,14 +314,15 @@ static void come_and_go_by_thousands(uint32_t flags)
         if (i % 8 == 0) /* else buffers pile up where the thread that writes them has to wait */
             assert_ok(fkv_checkpoint(scene.db));
     }
-    assert_ok(fkv_checkpoint(scene.db));
-    assert_ok(fkv_get_stats(scene.db, &late, sizeof late));
+    alarm(HANG_SECONDS);
+    do { /* sectors wait for liburcu's thread, which others may hold up; for no reader for ever */
+        assert_ok(fkv_checkpoint(scene.db));
+        assert_ok(fkv_get_stats(scene.db, &late, sizeof late));
+    } while (late.sectors_quarantined);
+    alarm(0);
     size_t pages_more = resident_pages() > resident ? resident_pages() - resident : 0;
-    print_message("%d threads: %" PRIu64 " and then %" PRIu64
-                  " bytes, %zu pages more resident, %" PRIu64 " sectors in quarantine\n",
-                  GENERATIONS * AT_A_TIME, early.memory_bytes, late.memory_bytes, pages_more,
-                  late.sectors_quarantined);
-    assert_int_equal(late.sectors_quarantined, 0);
+    print_message("%d threads: %" PRIu64 " and then %" PRIu64 " bytes, %zu pages more resident\n",
+                  GENERATIONS * AT_A_TIME, early.memory_bytes, late.memory_bytes, pages_more);
     assert_true(late.memory_bytes <= early.memory_bytes + (16 << 20));
     if (!SANITIZED)
         assert_true(pages_more < 4096);
