@@ -142,6 +142,20 @@ static enum fkv_error damaged(struct fkv_scan *pairs)
                      found.cell + found.cells - 1);
 }
 
+/* Its header says that there is a record; is it whole, as far as that is to be verified, and one
+ * that a pair can be made of? Nothing else sees to it that the head of a large value is one: no
+ * entry of the index led here. */
+static bool is_sound(const struct fkv_scan *pairs, const uint8_t *record, uint32_t cell,
+                     uint32_t cells)
+{
+    const struct scan *records = &pairs->records;
+    if (pairs->verify && !record_verify(record, cells * CELL_BYTES, records->seed,
+                                        record_place(records->sequence, cell)))
+        return false;
+    return record_header(record).kind != RECORD_LARGE ||
+           large_head(record, &(struct format_large){0});
+}
+
 /* The next pair in this sector; FKV_NOT_FOUND if there is none. */
 static enum fkv_error next_in_sector(struct fkv_scan *pairs)
 {
@@ -157,8 +171,7 @@ static enum fkv_error next_in_sector(struct fkv_scan *pairs)
         bool dead = pairs->dead[cell >> 6] >> (cell & 63) & 1;
         if (!dead && (kind == RECORD_PLAIN || kind == RECORD_LARGE ||
                       (kind == RECORD_PIECE && pairs->pieces))) {
-            if (pairs->verify && !record_verify(record, cells * CELL_BYTES, records->seed,
-                                                record_place(records->sequence, cell)))
+            if (!is_sound(pairs, record, cell, cells))
                 return damaged(pairs);
             records->cell += cells;
             pairs->record = record;

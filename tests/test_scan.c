@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "format.h"
+#include "record.h"
 #include "support.h"
 
 enum { PAIRS = 30000, VALUE_BYTES = 100 };
@@ -133,6 +133,62 @@ static void a_damaged_sector_header_is_reported(void **state)
     close(fd);
 }
 
+/* The last record of a full sector says that it is the head of a large value, with a right checksum
+ * and without room for what a head has: its length is not looked for behind the sector. */
+static void a_head_that_is_none_is_reported(void **state)
+{
+    enum { ONE_CELL_EACH = SECTOR_CELLS - SECTOR_HEADER_CELLS };
+    (void)state;
+    const char *path = support_path("head.fkv");
+    fkv *db;
+    assert_ok(fkv_open(path, NULL, &db));
+    for (uint32_t k = 0; k < ONE_CELL_EACH; k++)
+        assert_ok(fkv_put(db, &k, sizeof k, NULL, 0));
+    assert_ok(fkv_close(db));
+    int fd = open(path, O_RDWR);
+    off_t sector = values_offset(fd), at = sector + (SECTOR_CELLS - 1) * (off_t)CELL_BYTES;
+    struct format_header store;
+    struct format_sector_header header;
+    uint8_t bytes[CELL_BYTES];
+    assert_int_equal(pread(fd, &store, sizeof store, 0), sizeof store);
+    assert_int_equal(pread(fd, &header, sizeof header, sector), sizeof header);
+    assert_int_equal(pread(fd, bytes, sizeof bytes, at), sizeof bytes);
+    struct format_record record = record_header(bytes);
+    assert_int_equal(record.kind, RECORD_PLAIN);
+    record = (struct format_record){.key_bytes = record.key_bytes, .kind = RECORD_LARGE};
+    memcpy(bytes, &record, sizeof record);
+    record_seal(bytes, load_u64(store.store_id + 8),
+                record_place(header.sequence, SECTOR_CELLS - 1));
+    assert_int_equal(pwrite(fd, bytes, sizeof bytes, at), sizeof bytes);
+    close(fd);
+    const unsigned flags[] = {0, FKV_READ_WITHOUT_MAPPING, FKV_NO_VERIFY};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        fkv_options options;
+        fkv_options_init(&options);
+        options.flags = FKV_OPEN_READ_ONLY | flags[i];
+        assert_ok(fkv_open(path, &options, &db));
+        fkv_snapshot *snapshot;
+        fkv_scan *scan;
+        const void *key, *value;
+        size_t key_bytes, value_bytes;
+        uint64_t pairs = 0, damaged = 0;
+        assert_ok(fkv_snapshot_open(db, &snapshot));
+        assert_ok(fkv_scan_open(snapshot, NULL, &scan));
+        enum fkv_error error;
+        while ((error = fkv_scan_next(scan, &key, &key_bytes, &value, &value_bytes)) !=
+               FKV_NOT_FOUND) {
+            if (error)
+                assert_error(error, FKV_DAMAGED);
+            *(error ? &damaged : &pairs) += 1;
+        }
+        assert_int_equal(pairs, ONE_CELL_EACH - 1);
+        assert_int_equal(damaged, 1);
+        fkv_scan_close(scan);
+        fkv_snapshot_close(snapshot);
+        assert_ok(fkv_close(db));
+    }
+}
+
 static void bad_arguments(void **state)
 {
     (void)state;
@@ -194,6 +250,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(damage_is_reported_and_passed_over),
         cmocka_unit_test(a_damaged_sector_header_is_reported),
+        cmocka_unit_test(a_head_that_is_none_is_reported),
         cmocka_unit_test(bad_arguments),
         cmocka_unit_test(nothing_to_scan),
     };
