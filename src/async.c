@@ -84,11 +84,16 @@ static void notify(const struct fkv_async *async)
 }
 
 /* The detail of an error is the store's. */
-static enum fkv_error say(const struct fkv_async *async, enum fkv_error error)
+static enum fkv_error say_of(const struct fkv *db, enum fkv_error error)
 {
     if (error)
-        error_claim(async && async->db ? async->db->id : 0);
+        error_claim(db ? db->id : 0);
     return error;
+}
+
+static enum fkv_error say(const struct fkv_async *async, enum fkv_error error)
+{
+    return say_of(async ? async->db : NULL, error);
 }
 
 static enum fkv_error forked(void)
@@ -112,15 +117,12 @@ static void finish(struct fkv_async *async, struct request *request, enum fkv_er
 
 enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
 {
-    if (!db || !opened || !depth || depth > DEPTH_MAX) {
-        error_claim(db ? db->id : 0);
-        return error_set(FKV_INVALID, "no handle, no place for the queue, or not 1 to %d requests",
-                         DEPTH_MAX);
-    }
-    if (!*db->alive) {
-        error_claim(db->id);
-        return forked();
-    }
+    if (!db || !opened || !depth || depth > DEPTH_MAX)
+        return say_of(db, error_set(FKV_INVALID,
+                                    "no handle, no place for the queue, or not 1 to %d requests",
+                                    DEPTH_MAX));
+    if (!*db->alive)
+        return say_of(db, forked());
     struct fkv_async *async = memory_new(sizeof *async);
     struct request *requests = memory_new(depth * sizeof *requests);
     int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -131,8 +133,7 @@ enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
         memory_free(requests);
         if (event_fd >= 0)
             close(event_fd);
-        error_claim(db->id);
-        return error;
+        return say_of(db, error);
     }
     *async = (struct fkv_async){.db = db,
                                 .event_fd = event_fd,

@@ -335,8 +335,7 @@ enum fkv_error check_file(struct os *os, const char *path, const struct check_op
         enum fkv_error closed = store_close(db);
         return error ? error : closed;
     }
-    error_claim(0);
-    snprintf(text, sizeof text, "%s", error_detail_of(0));
+    snprintf(text, sizeof text, "%s", error_last());
     switch (error) {
     case FKV_NOT_A_STORE:
     case FKV_TRUNCATED:

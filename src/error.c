@@ -10,8 +10,9 @@
 #undef error_sync
 
 static _Thread_local struct {
+    char text[ERROR_TEXT_BYTES]; /* set last: by a call that may still come out well */
     uint64_t owner;
-    char text[ERROR_TEXT_BYTES];
+    char kept[ERROR_TEXT_BYTES]; /* of the owner's call, which failed */
 } detail;
 
 enum fkv_error error_set(enum fkv_error error, const char *format, ...)
@@ -88,11 +89,12 @@ const char *error_last(void)
 void error_claim(uint64_t owner)
 {
     detail.owner = owner;
+    memcpy(detail.kept, detail.text, sizeof detail.kept);
 }
 
 const char *error_detail_of(uint64_t owner)
 {
-    return detail.owner == owner ? detail.text : "";
+    return detail.owner == owner ? detail.kept : "";
 }
 
 const char *fkv_error_text(enum fkv_error error)

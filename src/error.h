@@ -5,9 +5,11 @@
  * error_set, which keeps a sentence for fkv_error_detail and returns the error, so that
  * `return error_set(FKV_DAMAGED, "...")` is the whole of it.
  *
- * The sentence is kept per thread, with the number of the handle that it is about: the public calls
- * set that when they fail (error_claim). Handles are told apart by numbers that are never used
- * again, for memory is: a new handle may have the address of one that was closed.
+ * The sentence is kept per thread. A function that fails may be one that its caller can do without,
+ * a commit's that finds the log full and waits, say: so it counts only when the public call fails,
+ * which keeps it (error_claim) with the number of the handle that it is about. Handles are told
+ * apart by numbers that are never used again, for memory is: a new handle may have the address of
+ * one that was closed.
  */
 #ifndef FKV_ERROR_H
 #define FKV_ERROR_H
@@ -23,7 +25,7 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
 /* A sync failed, for whatever reason: FKV_IO. What was written may be lost. */
 enum fkv_error error_sync(int errno_negative, const char *path);
 
-/* The sentence that this thread's last failure has left, of whatever handle. */
+/* The sentence that was set last in this thread, kept or not. */
 const char *error_last(void);
 enum { ERROR_TEXT_BYTES = 320 };
 
@@ -34,7 +36,7 @@ enum { ERROR_TEXT_BYTES = 320 };
 #define error_sync(...) ((void)error_sync(__VA_ARGS__), FKV_IO)
 #endif
 
-/* `owner`: the number of a handle, 0 for fkv_open. */
+/* Keep the sentence that was set last. `owner`: the number of a handle, 0 for fkv_open. */
 void error_claim(uint64_t owner);
 const char *error_detail_of(uint64_t owner);
 

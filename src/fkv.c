@@ -275,10 +275,8 @@ static enum fkv_error check_txn(const fkv_txn *txn)
 {
     if (!txn)
         return say(NULL, FKV_INVALID, "the transaction is NULL");
-    if (txn_ended(txn)) { /* and the store may be closed */
-        error_claim(txn_owner(txn));
-        return error_set(FKV_TXN_ENDED, "the transaction has ended");
-    }
+    if (txn_ended(txn)) /* and the store may be closed */
+        return say_of(txn_owner(txn), FKV_TXN_ENDED, "the transaction has ended");
     return check_handle(txn_store(txn));
 }
 
@@ -377,10 +375,8 @@ static enum fkv_error check_load(const fkv_load *load)
 {
     if (!load)
         return say(NULL, FKV_INVALID, "the load is NULL");
-    if (load_ended(load)) { /* and the store may be closed */
-        error_claim(load_owner(load));
-        return error_set(FKV_TXN_ENDED, "the load has ended");
-    }
+    if (load_ended(load)) /* and the store may be closed */
+        return say_of(load_owner(load), FKV_TXN_ENDED, "the load has ended");
     return check_handle(load_store(load));
 }
 

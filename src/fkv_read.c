@@ -93,8 +93,5 @@ enum fkv_error fkv_borrow(fkv *db, const void *key, size_t key_bytes, const void
         return said(db, error);
     if (db->sectors.unmapped)
         return say(db, FKV_INVALID, "the store is open without a mapping: nothing can be lent");
-    error = read_borrow(db, &made, value, value_bytes);
-    if (error == FKV_VALUE_TOO_LARGE)
-        error_set(error, "the value is stored in pieces");
-    return said(db, error);
+    return said(db, read_borrow(db, &made, value, value_bytes));
 }

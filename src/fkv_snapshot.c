@@ -99,8 +99,5 @@ enum fkv_error fkv_snapshot_borrow(fkv_snapshot *snapshot, const void *key, size
                       "fkv_snapshot_borrow outside fkv_read_begin and fkv_read_end");
     if ((error = begin(snapshot, key, key_bytes, &made)))
         return error;
-    error = snapshot_borrow(snapshot, &made, value, value_bytes);
-    if (error == FKV_VALUE_TOO_LARGE)
-        error_set(error, "the value is stored in pieces");
-    return end(snapshot, error);
+    return end(snapshot, snapshot_borrow(snapshot, &made, value, value_bytes));
 }

@@ -1057,8 +1057,7 @@ enum fkv_error store_open(struct os *os, const char *path, const fkv_options *gi
         stop_threads(db);
         if (db->made_file) {
             char text[ERROR_TEXT_BYTES];
-            error_claim(0);
-            snprintf(text, sizeof text, "%s", error_detail_of(0));
+            snprintf(text, sizeof text, "%s", error_last());
             unmake(db);
             error_set(error, "%s", text);
         }

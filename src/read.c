@@ -146,7 +146,7 @@ enum fkv_error read_borrow(struct fkv *db, const struct key *key, const void **v
         return error;
     if (entry & ENTRY_LARGE) {
         *value_bytes = large_value_bytes(record);
-        return FKV_VALUE_TOO_LARGE;
+        return error_set(FKV_VALUE_TOO_LARGE, "the value is stored in pieces");
     }
     *value_bytes = record_header(record).value_bytes;
     *value = record_key(record) + record_header(record).key_bytes;

@@ -119,7 +119,7 @@ static void recover(struct life *life, unsigned again, bool *kill)
         }
         os_sim_crash_after(life->sim, OS_SIM_ALL, UINT64_MAX);
         if (error)
-            trouble("opening: %s; %s", fkv_error_text(error), fkv_error_detail(NULL));
+            trouble("opening: %s; %s", fkv_error_text(error), error_last());
         return;
     }
 }
@@ -145,7 +145,7 @@ static void end_life(struct life *life, bool close, const bool *kill)
         enum fkv_error error = life_close(life);
         crashed = os_sim_crashed(life->sim);
         if (error && !crashed)
-            trouble("closing: %s; %s", fkv_error_text(error), fkv_error_detail(NULL));
+            trouble("closing: %s; %s", fkv_error_text(error), error_last());
     } else {
         strike(life->sim, *kill, rng_next(&life->rng));
         life_bury(life);
@@ -286,7 +286,7 @@ void enumerate(const struct workload *workload, uint64_t seed, unsigned every, u
     context_set("workload %s, FKV_TEST_SEED=%" PRIu64, workload->name, seed);
     enum fkv_error error = life_open(&life);
     if (error)
-        trouble("creating: %s; %s", fkv_error_text(error), fkv_error_detail(NULL));
+        trouble("creating: %s; %s", fkv_error_text(error), error_last());
     for (const struct phase *phase = workload->phases; phase->steps; phase++)
         run_phase(&at, phase, &seen);
     print_sizes(life.db);

@@ -267,7 +267,7 @@ static void try_damage(const struct subject *subject, enum damage damage, uint64
         harm(life.sim, subject, damage, &rng);
     enum fkv_error error = life_open(&life);
     if (error) {
-        must_tell(error, fkv_error_detail(NULL), "opening");
+        must_tell(error, error_last(), "opening");
         damage_totals.refused++;
     } else {
         damage_totals.undone += life.db->commit < model.commit;
@@ -312,7 +312,7 @@ static void make_store(struct subject *subject, struct os_sim **sim, struct os_s
     model->remembers = true;
     enum fkv_error error = life_open(&life);
     if (error)
-        trouble("before any damage: %s; %s", fkv_error_text(error), fkv_error_detail(NULL));
+        trouble("before any damage: %s; %s", fkv_error_text(error), error_last());
     must_step(&life, subject->workload->phases, steps);
     if (before) {
         *before = os_sim_copy(*sim);
@@ -321,7 +321,7 @@ static void make_store(struct subject *subject, struct os_sim **sim, struct os_s
     }
     must_step(&life, subject->workload->phases, steps / 4);
     if (rng_percent(&life.rng, 40) && (error = life_close(&life)))
-        trouble("before any damage: %s; %s", fkv_error_text(error), fkv_error_detail(NULL));
+        trouble("before any damage: %s; %s", fkv_error_text(error), error_last());
     if (life.db)
         os_sim_kill(*sim, 0);
     life_bury(&life);

@@ -153,7 +153,7 @@ static void open_again(struct trial *trial, const char *when)
     relent(trial);
     enum fkv_error error = life_open(life);
     if (error)
-        trouble("%s: %s; %s", when, fkv_error_text(error), fkv_error_detail(NULL));
+        trouble("%s: %s; %s", when, fkv_error_text(error), error_last());
     life_must_have_recovered(life, true, when);
 }
 
@@ -255,7 +255,7 @@ static void must_reopen(struct trial *trial, const struct mood *mood)
                 end == CRASH  ? "after a crash"
                 : end == KILL ? "after a kill"
                               : "what was let go",
-                fkv_error_text(error), fkv_error_detail(NULL));
+                fkv_error_text(error), error_last());
     life_must_have_recovered(life, end == KILL, "after a fault and the end");
     for (unsigned i = rng_percent(&life->rng, 20) ? 5 : 0; i > 0; i--)
         if ((error = life_step(life, mood)))

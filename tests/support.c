@@ -202,7 +202,7 @@ void support_assert_error(enum fkv_error error, enum fkv_error expected, const c
         return;
     error_claim(0);
     print_error("%s:%d: %s\n    is %d (%s), not %d; %s\n", file, line, call, error,
-                fkv_error_text(error), expected, error ? fkv_error_detail(NULL) : "");
+                fkv_error_text(error), expected, error ? error_last() : "");
     _fail(file, line);
 }
 

@@ -1362,6 +1362,9 @@ static void test_details(void **state)
     uint64_t large = 5;
     fkv_read_begin(db);
     fails(fkv_borrow(db, &large, sizeof large, &value, &bytes), FKV_VALUE_TOO_LARGE);
+    fails(fkv_borrow(db, "a", 1, NULL, &bytes), FKV_INVALID);
+    fkv_read read = {.key = &large, .key_bytes = sizeof large};
+    fails(fkv_borrow_many(db, &read, 1), FKV_VALUE_TOO_LARGE);
     fkv_read_end(db);
     must(fkv_txn_begin(db, &txn));
     fails(fkv_txn_put(txn, key, FKV_KEY_BYTES_MAX + 1, "", 0), FKV_KEY_TOO_LARGE);
@@ -1380,6 +1383,26 @@ static void test_details(void **state)
     assert_string_equal(fkv_error_detail(db), before); /* none of these has failed */
     expect(fkv_put(other, NULL, 1, "", 0), FKV_INVALID);
     assert_string_equal(fkv_error_detail(db), "");
+    must(fkv_close(other));
+    must(fkv_close(db));
+}
+
+/* What fails on the way, in calls that come out well, is no failure: commits that find the log
+ * full, and wait. */
+static void test_details_last(void **state)
+{
+    enum { KEYS = 3000, PUTS = 20000, BYTES_MAX = 8000 };
+    struct place *place = *state;
+    fkv *db = NULL, *other = open_with(place->other, 0);
+    must(try_open_small_log(place->path, 0, &db));
+    expect(fkv_put(other, NULL, 1, "", 0), FKV_INVALID);
+    for (int own = 0; own < 2; own++) {
+        for (uint64_t i = 0; i < PUTS; i++)
+            must(put_value(db, i % KEYS, i * 7919 % BYTES_MAX, i));
+        assert_string_equal(fkv_error_detail(own ? db : other), "the key is NULL");
+        assert_string_equal(fkv_error_detail(own ? other : db), "");
+        expect(fkv_put(db, NULL, 1, "", 0), FKV_INVALID);
+    }
     must(fkv_close(other));
     must(fkv_close(db));
 }
@@ -1581,6 +1604,7 @@ int main(void)
         in_place(test_open_flags),
         in_place(test_read_only),
         in_place(test_details),
+        in_place(test_details_last),
         in_place(test_nulls),
         in_place(test_too_large),
         in_place(test_close_releases_everything),

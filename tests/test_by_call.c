@@ -24,7 +24,7 @@ struct world {
 static void must(enum fkv_error error)
 {
     if (error)
-        fail_msg("%s: %s", fkv_error_text(error), fkv_error_detail(NULL));
+        fail_msg("%s: %s", fkv_error_text(error), error_last());
 }
 
 static void fill(uint8_t *to, size_t bytes, uint64_t seed)

@@ -1760,7 +1760,7 @@ static void test_progress(void **state)
     calls = 0;
     assert_error(repair(os_sim_os(world->sim), PATH, NEW_PATH, &repair_options, &repaired),
                  FKV_CANCELLED);
-    assert_true(strstr(fkv_error_detail(NULL), "cancelled") != NULL);
+    assert_true(strstr(error_last(), "cancelled") != NULL);
     assert_false(repaired.complete);
     assert_int_equal(os_sim_file_size(world->sim, NEW_PATH, &size), -ENOENT);
     repair_options.progress = stop_at_the_end; /* with all of the new store written */

@@ -480,7 +480,7 @@ static void open_store(struct round *round)
         error = store_open(os, STORE_PATH, &round->options, &round->db);
     }
     if (error)
-        trouble("opening: %s; %s", fkv_error_text(error), fkv_error_detail(NULL));
+        trouble("opening: %s; %s", fkv_error_text(error), error_last());
 }
 
 static void plan_fault(struct round *round)
@@ -680,7 +680,7 @@ static void run_round(uint64_t seed)
     open_store(round);
     must_have_recovered(round);
     if (store_close(round->db))
-        trouble("the last closing: %s", fkv_error_detail(NULL));
+        trouble("the last closing: %s", error_last());
     for (int i = 0; i < WRITERS; i++)
         writer_drop(&round->writers[i]);
     os_sim_free(round->sim);

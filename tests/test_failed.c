@@ -519,7 +519,7 @@ static void create_again(struct os_sim *sim, uint32_t flags)
     struct fkv *db;
     enum fkv_error error = create(sim, flags, &db);
     if (error)
-        fail_msg("creating again: %s", fkv_error_detail(NULL));
+        fail_msg("creating again: %s", error_last());
     put(db, 1, 100);
     end_whole(sim, db);
 }

@@ -207,7 +207,7 @@ static bool creation_is_cut_off(uint64_t first, uint64_t second, uint64_t seed)
     }
     if (open_on(sim, &db))
         fail_msg("call %llu, then %llu, lottery %llu: %s", (unsigned long long)first,
-                 (unsigned long long)second, (unsigned long long)seed, fkv_error_detail(NULL));
+                 (unsigned long long)second, (unsigned long long)seed, error_last());
     assert_ok(fkv_put_with(db, "first", 5, "1", 1, FKV_SYNC));
     crash(sim, db, seed);
     assert_true(holds(sim, false, NULL));

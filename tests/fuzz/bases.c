@@ -53,8 +53,7 @@ struct maker {
 static void must(enum fkv_error error, const char *what)
 {
     if (error)
-        fuzz_fail("making a store: %s: %s; %s", what, fkv_error_text(error),
-                  fkv_error_detail(NULL));
+        fuzz_fail("making a store: %s: %s; %s", what, fkv_error_text(error), error_last());
 }
 
 void base_options(const struct base *base, fkv_options *options)

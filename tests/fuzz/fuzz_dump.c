@@ -20,7 +20,7 @@ static struct fkv *open_empty(struct os_sim *sim)
     options.flags = FKV_NO_THREAD;
     options.log_bytes_max = MIB;
     if (store_open(os_sim_os(sim), BASE_PATH, &options, &db))
-        fuzz_fail("a store for the pairs: %s", fkv_error_detail(NULL));
+        fuzz_fail("a store for the pairs: %s", error_last());
     return db;
 }
 

@@ -211,7 +211,7 @@ static void look_from_outside(struct using *using)
     base_options(using->base, &options);
     options.flags &= ~(uint32_t)FKV_DIGEST;
     if (store_open(os, "d/new", &options, &using->db))
-        fuzz_fail("what a repair has made cannot be opened: %s", fkv_error_detail(NULL));
+        fuzz_fail("what a repair has made cannot be opened: %s", error_last());
     using->any_value |= using->use->frames;
     using->written = true; /* deleted keys may be back, and older values */
     read_all(using);
