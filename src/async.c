@@ -182,7 +182,8 @@ static void end(struct fkv_async *async, bool forked)
     async->queue = NULL;
     async->db->opened_bytes -= async->bytes;
     async->db = NULL;
-    notify(async);
+    if (!forked) /* the descriptor is the parent's too */
+        notify(async);
 }
 
 void async_end_all(struct fkv *db, bool forked)
@@ -235,7 +236,8 @@ static bool begin_to_signal(struct fkv_async *async)
 
 int fkv_async_fd(const fkv_async *async)
 {
-    if (!async || (!async->signals && !begin_to_signal((struct fkv_async *)async)))
+    if (!async || (async->db && !*async->db->alive) ||
+        (!async->signals && !begin_to_signal((struct fkv_async *)async)))
         return -1;
     return async->event_fd;
 }
@@ -485,10 +487,11 @@ enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion *comple
     uint64_t drained;
     if (!async || !completions || !room || !count)
         return say(async, error_set(FKV_INVALID, "no queue, or no place for completions"));
-    if (async->signals && read(async->event_fd, &drained, sizeof drained) < 0 && errno != EAGAIN &&
-        errno != EINTR)
-        return say(async, error_os(-errno, "read", "an eventfd"));
+    /* First: a child of fork() has the same descriptor, and must not take what is its parent's. */
     enum fkv_error error = async->db ? check_async(async) : FKV_OK;
+    if (!error && async->signals && read(async->event_fd, &drained, sizeof drained) < 0 &&
+        errno != EAGAIN && errno != EINTR)
+        error = error_os(-errno, "read", "an eventfd");
     if (!error && async->db)
         error = reap(async, wait != 0, room);
     if (error)

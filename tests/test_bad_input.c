@@ -6,6 +6,7 @@
 
 #include <grp.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -1139,6 +1140,8 @@ static void close_in_child(void *context)
         insist(fkv_load_put(open->load, "b", 1, "1", 1) == FKV_TXN_ENDED);
         insist(fkv_txn_put(open->txn, "b", 1, "1", 1) == FKV_TXN_ENDED);
         insist(fkv_async_get(open->queue, "a", 1, NULL, 0, NULL) == FKV_CANCELLED);
+    } else {
+        insist(fkv_async_fd(open->queue) == -1);
     }
     fkv_async_close(open->queue);
     fkv_load_free(open->load);
@@ -1160,16 +1163,23 @@ static void test_fork_with_all_open(void **state)
     must(fkv_load_put(open.load, "c", 1, "1", 1));
     must(fkv_txn_begin(open.db, &open.txn));
     must(fkv_txn_put(open.txn, "d", 1, "1", 1));
-    for (int first = 0; first < 2; first++) {
-        open.store_first = first;
-        assert_int_equal(run_child(close_in_child, &open), 0);
+    /* Whether there is something to take or not, the queue's descriptor stays as it was. */
+    struct pollfd descriptor = {.fd = fkv_async_fd(open.queue), .events = POLLIN};
+    for (int taken = 0; taken < 2; taken++) {
+        if (!taken)
+            must(fkv_async_get(open.queue, "a", 1, value, sizeof value, NULL));
+        for (int first = 0; first < 2; first++) {
+            assert_int_equal(poll(&descriptor, 1, 0), !taken);
+            open.store_first = first;
+            assert_int_equal(run_child(close_in_child, &open), 0);
+            assert_int_equal(poll(&descriptor, 1, 0), !taken);
+        }
+        must(fkv_async_wait(open.queue, 1, &done, 1, &count));
+        assert_int_equal(count, !taken);
     }
+    must(done.error);
     must(fkv_load_commit(open.load));
     must(fkv_txn_commit(open.txn, 0));
-    must(fkv_async_get(open.queue, "a", 1, value, sizeof value, NULL));
-    must(fkv_async_wait(open.queue, 1, &done, 1, &count));
-    assert_int_equal(count, 1);
-    must(done.error);
     fkv_async_close(open.queue);
     fkv_load_free(open.load);
     fkv_txn_free(open.txn);
