@@ -417,7 +417,7 @@ uint64_t store_memory_bytes(struct fkv *db)
     return sizeof *db + strlen(db->path) + strlen(db->log_path) + PAGE_BYTES /* db->alive */ +
            pages_memory_bytes(&db->pages) + sectors_memory_bytes(&db->sectors) +
            index_own_memory_bytes(&db->index) + tail_memory_bytes(&db->tail) +
-           sizeof *db->reclaim.grace + db->undo.bytes +
+           log_memory_bytes(&db->log) + sizeof *db->reclaim.grace + db->undo.bytes +
            (db->collector.room.bytes ? SECTOR_BYTES : 0) +
            (db->stripes ? STRIPES * sizeof *db->stripes : 0) + db->opened_bytes;
 }

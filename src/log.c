@@ -113,6 +113,11 @@ enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
     return map_log(log);
 }
 
+uint64_t log_memory_bytes(const struct log *log)
+{
+    return log->buffer ? BUFFER_BYTES : 0;
+}
+
 void log_drop(struct log *log)
 {
     if (log->map)

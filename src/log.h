@@ -96,6 +96,7 @@ enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinishe
 /* Check the header of a log and map it; frames will go on from log->head.offset. */
 enum fkv_error log_open(struct log *log, const uint8_t store_id[16]);
 void log_drop(struct log *log);
+uint64_t log_memory_bytes(const struct log *log);
 
 /* Make sure that a frame of so many bytes fits. *full if a checkpoint must free room first; then
  * FKV_FULL is returned. */

@@ -136,6 +136,28 @@ static void with_queue(fkv *db, uint64_t *random)
     fkv_async_close(async);
 }
 
+/* What the log needs for commits that are synced: of less than the slack. */
+static void with_syncs(fkv *db)
+{
+    int64_t missing[2];
+    for (int i = 0; i < 2; i++) {
+        fkv_stats stats = stats_of(db);
+        missing[i] = (int64_t)(memory_test_bytes() - stats.memory_bytes);
+        if (i == 0)
+            must(fkv_put_with(db, "synced", 6, "1", 1, FKV_SYNC));
+    }
+    assert_in_range(missing[1] - missing[0] + KIB, 0, 2 * KIB);
+}
+
+static void test_syncs(void **state)
+{
+    struct place *place = *state;
+    fkv *db = open_with(place->path, FKV_NO_THREAD);
+    must(put_text(db, "synced", "0")); /* what the first commit needs */
+    with_syncs(db);
+    must(fkv_close(db));
+}
+
 static void all_modes(struct place *place, unsigned flags, uint64_t index_memory_max)
 {
     uint64_t random = test_seed("held");
@@ -197,7 +219,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         in_memory(test_threads),     in_memory(test_no_threads),      in_memory(test_digest),
-        in_memory(test_index_limit), in_memory(test_without_mapping),
+        in_memory(test_index_limit), in_memory(test_without_mapping), in_memory(test_syncs),
     };
     return run_all(tests);
 }
