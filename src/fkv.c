@@ -250,8 +250,8 @@ enum fkv_error fkv_compact_step(fkv *db, int *more)
         checkpoint_poll(db);
     }
     *more = db->compaction.stage != COMPACTION_NONE;
-    if (!*more && number < db->compaction.over)
-        error = db->compaction.error;
+    if (!*more && number < db->compaction.over && (error = db->compaction.error))
+        error_set(error, "%s: the compaction has ended: %s", db->path, fkv_error_text(error));
     pthread_mutex_unlock(&db->writer);
     reclaim_wait(&db->reclaim);
     return said(db, error);

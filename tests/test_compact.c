@@ -2,11 +2,14 @@
  * fkv_compact, and the same in the background: garbage below the share that was asked for, a
  * shorter file, nothing lost. (The bound meanwhile is test_bound's.)
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "os_sim.h"
+#include "store.h"
 #include "support.h"
 
 enum { PAIRS = 60000, VALUE_BYTES = 400 };
@@ -336,6 +339,29 @@ static void arguments(void **state)
     assert_ok(fkv_close(db));
 }
 
+/* A step that ends it says why, whatever another call has said before. */
+static void steps_say_why_it_ends(void **state)
+{
+    (void)state;
+    struct os_sim *sim = os_sim_new(NULL);
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    fkv *db;
+    int more;
+    assert_ok(store_open(os_sim_os(sim), "store", &options, &db));
+    assert_ok(fkv_put(db, "a", 1, "1", 1));
+    assert_ok(fkv_compact_start(db, 0));
+    os_sim_fail(sim, &(struct os_sim_fault){.kinds = OS_SIM_SYNC, .nth = 1, .error = -EIO});
+    assert_error(fkv_sync(db), FKV_IO);
+    assert_error(fkv_put(db, NULL, 1, "1", 1), FKV_INVALID);
+    assert_error(fkv_compact_step(db, &more), FKV_FAILED);
+    assert_int_equal(more, 0);
+    assert_non_null(strstr(fkv_error_detail(db), "compaction"));
+    assert_error(fkv_close(db), FKV_FAILED);
+    os_sim_free(sim);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +375,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(stopped_and_begun_again),
         cmocka_unit_test(beside_a_reader_that_stays),
         cmocka_unit_test(arguments),
+        cmocka_unit_test(steps_say_why_it_ends),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
