@@ -190,12 +190,13 @@ FKV_API void fkv_options_init(fkv_options *options);
  *
  * Errors: FKV_INVALID, FKV_NO_MEMORY, FKV_IO, FKV_FULL, FKV_NOT_EXIST, FKV_PERMISSION,
  * FKV_IS_DIRECTORY, FKV_IN_USE, FKV_NOT_A_STORE, FKV_UNKNOWN_FORMAT, FKV_TRUNCATED, FKV_DAMAGED,
- * FKV_LOG_MISMATCH, FKV_LOG_MISSING, FKV_MODE_MISMATCH, FKV_EXISTS. fkv_error_detail(NULL) says
- * more. A file that is refused is left as it was (unless the values that a whole log names turn out
- * to be damaged when it is replayed: then others of the log may have been written where they
- * belong), and one that this call has made is removed when it fails; but if it fails as the disk
- * does (FKV_IO), it may leave the beginning of a store, which FKV_EXCLUSIVE refuses, and which is
- * completed without it.
+ * FKV_LOG_MISMATCH, FKV_LOG_MISSING, FKV_MODE_MISMATCH, FKV_EXISTS, and FKV_FORKED in a process
+ * that was forked inside a read section, which cannot use fkv. fkv_error_detail(NULL) says more. A
+ * file that is refused is left as it was (unless the values that a whole log names turn out to be
+ * damaged when it is replayed: then others of the log may have been written where they belong), and
+ * one that this call has made is removed when it fails; but if it fails as the disk does (FKV_IO),
+ * it may leave the beginning of a store, which FKV_EXCLUSIVE refuses, and which is completed
+ * without it.
  */
 FKV_API enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db);
 
@@ -228,9 +229,11 @@ enum {
  * value, value_bytes   at most FKV_VALUE_BYTES_MAX; value may be NULL if value_bytes is 0.
  *
  * Errors: FKV_INVALID, FKV_KEY_TOO_LARGE, FKV_VALUE_TOO_LARGE, FKV_NO_MEMORY, FKV_FULL, FKV_IO,
- * FKV_FAILED, FKV_READ_ONLY, FKV_FORKED. After FKV_NO_MEMORY and FKV_FULL nothing has changed and
- * the call may be tried again. After FKV_IO or FKV_FAILED from a commit that asked for sync, the
- * commit is visible but may not be durable, and the store is read-only until it is reopened.
+ * FKV_FAILED, FKV_READ_ONLY, FKV_FORKED; FKV_DAMAGED, and nothing has changed, where what leads to
+ * the key, or says which pieces the value has that it had before, is damaged. After FKV_NO_MEMORY
+ * and FKV_FULL nothing has changed and the call may be tried again. After FKV_IO or FKV_FAILED from
+ * a commit that asked for sync, the commit is visible but may not be durable, and the store is
+ * read-only until it is reopened.
  */
 FKV_API enum fkv_error fkv_put(fkv *db, const void *key, size_t key_bytes, const void *value,
                                size_t value_bytes);
@@ -253,12 +256,14 @@ FKV_API enum fkv_error fkv_delete_with(fkv *db, const void *key, size_t key_byte
  *
  * Takes no lock and waits for nobody. Errors: FKV_NOT_FOUND, FKV_BUFFER_TOO_SMALL, FKV_INVALID,
  * FKV_KEY_TOO_LARGE, FKV_DAMAGED, FKV_IO, FKV_NO_MEMORY, FKV_FORKED. On FKV_DAMAGED the contents
- * of the buffer are undefined.
+ * of the buffer are undefined; of a value in several pieces (see fkv_borrow) that cannot be read to
+ * its end, or is replaced during the call, a part may be in the buffer whatever is returned.
  */
 FKV_API enum fkv_error fkv_get(fkv *db, const void *key, size_t key_bytes, void *buffer,
                                size_t buffer_bytes, size_t *value_bytes);
 
-/* FKV_OK if the key has a value, FKV_NOT_FOUND if not. Reads the index only, never the record. */
+/* FKV_OK if the key has a value, FKV_NOT_FOUND if not. Reads the index only, never the record.
+ * Otherwise errors as fkv_get. */
 FKV_API enum fkv_error fkv_exists(fkv *db, const void *key, size_t key_bytes);
 
 /* The length of the value of a key, in bytes. Errors as fkv_get. */
@@ -274,8 +279,9 @@ FKV_API enum fkv_error fkv_value_size(fkv *db, const void *key, size_t key_bytes
  * there, do not write inside of one while other threads write.
  *
  * Values of up to 65,525 bytes can always be borrowed. Where key and value are together longer than
- * 131,060 bytes, the value is stored in several pieces: fkv_borrow then returns
- * FKV_VALUE_TOO_LARGE, and the length in *value_bytes; use fkv_get.
+ * 131,060 bytes (in digest mode a key counts as 26), the value is stored in several pieces:
+ * fkv_borrow then returns FKV_VALUE_TOO_LARGE, and the length in *value_bytes; use fkv_get.
+ * Otherwise errors as fkv_get; FKV_INVALID outside of a read section.
  */
 FKV_API void fkv_read_begin(fkv *db);
 FKV_API void fkv_read_end(fkv *db);
@@ -327,7 +333,8 @@ FKV_API enum fkv_error fkv_borrow_many(fkv *db, fkv_read *reads, size_t count);
 
 /*
  * Make every commit that has returned durable. One call covers the commits of all threads.
- * Errors: FKV_IO, FKV_FAILED (the store is then read-only until reopened), FKV_INVALID, FKV_FORKED.
+ * Errors: FKV_IO, FKV_FAILED (the store is then read-only until reopened), FKV_READ_ONLY,
+ * FKV_INVALID, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_sync(fkv *db);
 
@@ -350,11 +357,13 @@ FKV_API enum fkv_error fkv_sync(fkv *db);
  *
  * The writes are held in memory until commit, and its records or, where they are more than 4 MiB,
  * references to them must fit into twice log_bytes_max: some million operations by default, else it
- * is FKV_FULL. At most 65,536 of the values may be stored in pieces (see fkv_borrow). After
- * FKV_FULL and FKV_NO_MEMORY the transaction is open still, and can be tried again. Otherwise
- * fkv_txn_commit and fkv_txn_abort end the transaction; the handle stays valid, answering
- * FKV_TXN_ENDED, until fkv_txn_free, which aborts a transaction that is still open.
- * fkv_txn_free(NULL) does nothing.
+ * is FKV_FULL. At most 65,536 of the values may be stored in pieces (see fkv_borrow), else it is
+ * FKV_INVALID. After FKV_FULL and FKV_NO_MEMORY, and FKV_INVALID for unknown flags, the transaction
+ * is open still, and can be tried again. Otherwise fkv_txn_commit and fkv_txn_abort end the
+ * transaction; the handle stays valid, answering FKV_TXN_ENDED, until fkv_txn_free, which aborts a
+ * transaction that is still open. fkv_txn_free(NULL) does nothing.
+ *
+ * Errors of fkv_txn_begin: FKV_READ_ONLY, FKV_FAILED, FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_txn_begin(fkv *db, fkv_txn **txn);
 FKV_API enum fkv_error fkv_txn_put(fkv_txn *txn, const void *key, size_t key_bytes,
@@ -435,8 +444,8 @@ FKV_API uint64_t fkv_snapshot_keys(const fkv_snapshot *snapshot);
  * bytes a pair must fit twice that); FKV_FULL beyond.
  *
  * Errors of fkv_load_begin: FKV_CONFLICT if there is a load, FKV_READ_ONLY, FKV_FAILED,
- * FKV_NO_MEMORY, FKV_INVALID. Of fkv_load_put: those of fkv_put, but that a full disk only shows
- * here or at the commit. After the commit, or once the store is closed, FKV_TXN_ENDED.
+ * FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED. Of fkv_load_put: those of fkv_put, but that a full disk
+ * only shows here or at the commit. After the commit, or once the store is closed, FKV_TXN_ENDED.
  * fkv_load_free(NULL) does nothing.
  */
 FKV_API enum fkv_error fkv_load_begin(fkv *db, fkv_load **load);
@@ -490,7 +499,7 @@ FKV_API void fkv_scan_close(fkv_scan *scan);
 FKV_API enum fkv_error fkv_scan_next(fkv_scan *scan, const void **key, size_t *key_bytes,
                                      const void **value, size_t *value_bytes);
 /* Copy the value of the pair that was given last, of whatever length. Errors: FKV_BUFFER_TOO_SMALL,
- * FKV_DAMAGED, FKV_IO, FKV_INVALID, FKV_SNAPSHOT_ENDED, FKV_FORKED. */
+ * FKV_DAMAGED, FKV_IO, FKV_NO_MEMORY, FKV_INVALID, FKV_SNAPSHOT_ENDED, FKV_FORKED. */
 FKV_API enum fkv_error fkv_scan_value(fkv_scan *scan, void *buffer, size_t buffer_bytes);
 /* Where the scan is: behind the pair given last. For fkv_scan_options.position. */
 FKV_API uint64_t fkv_scan_position(const fkv_scan *scan);
@@ -615,7 +624,7 @@ FKV_API enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion
 
 /* A descriptor, the queue's own, that is readable when fkv_async_wait has something to do. For
  * poll, epoll and the like; not to be read or closed. A queue that was asked for it has to signal
- * from then on, so do not ask without need. -1 if it cannot be had. */
+ * from then on, so do not ask without need. -1 if it cannot be had, and in a child of fork(). */
 FKV_API int fkv_async_fd(const fkv_async *async);
 
 /* Waits for reads under way, drops all else, and frees the queue; also after the store was closed.
@@ -631,7 +640,8 @@ typedef struct fkv_stats {
     uint64_t live_cells;   /* cells of records that a key leads to, sectors_large included */
     uint64_t dead_cells;   /* cells of records that were overwritten, deleted or moved, and of
                             * gaps between records */
-    uint64_t sectors_free; /* sectors of 1 MiB by type; together, with the header, the file */
+    uint64_t sectors_free; /* sectors of 1 MiB by type; together, with the header and
+                            * snapshot_sectors, the file */
     uint64_t sectors_quarantined; /* freed, not to be reused before the next checkpoint */
     uint64_t sectors_values;
     uint64_t sectors_large; /* each holds a piece of one large value */
@@ -649,7 +659,7 @@ typedef struct fkv_stats {
     uint64_t commits;              /* since open */
     uint64_t checkpoints;          /* since open */
     uint64_t syncs;                /* of the log, since open */
-    uint64_t bytes_put;            /* keys and values given to puts that were committed */
+    uint64_t bytes_put;            /* keys (or digests) and values of puts that were committed */
     uint64_t bytes_written_log;
     uint64_t bytes_written_values;    /* value sectors, moved records included */
     uint64_t bytes_written_collector; /* of them, records moved by the collector */
@@ -677,6 +687,8 @@ FKV_API enum fkv_error fkv_get_stats(fkv *db, fkv_stats *stats, size_t stats_byt
 /*
  * Write a checkpoint now and wait for it: afterwards the file alone holds every commit and opening
  * replays nothing. Also returns space at the end of the file to the file system. Never needed.
+ *
+ * Errors: FKV_INVALID, FKV_READ_ONLY, FKV_FAILED, FKV_IO, FKV_FULL, FKV_NO_MEMORY, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_checkpoint(fkv *db);
 
@@ -687,7 +699,7 @@ FKV_API enum fkv_error fkv_checkpoint(fkv *db);
  * it is done; with writers that overwrite as fast as it collects, once it has gone through all
  * there was at the beginning. Needs some MiB of free space in the file or on the disk.
  *
- * Errors: FKV_INVALID, FKV_READ_ONLY, FKV_FAILED, FKV_IO, FKV_FULL, FKV_FORKED.
+ * Errors: FKV_INVALID, FKV_READ_ONLY, FKV_FAILED, FKV_IO, FKV_FULL, FKV_NO_MEMORY, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent);
 
@@ -703,7 +715,8 @@ FKV_API enum fkv_error fkv_compact(fkv *db, uint32_t garbage_percent);
  *
  * Errors: FKV_INVALID, FKV_READ_ONLY, FKV_FAILED, FKV_FORKED. Those that it ends with, in
  * fkv_stats.compaction_error: FKV_OK, FKV_CANCELLED (by fkv_compact_stop, or by another
- * fkv_compact_start), FKV_FULL (there was no room to move anything to), FKV_IO, FKV_FAILED.
+ * fkv_compact_start), FKV_FULL (there was no room to move anything to), FKV_NO_MEMORY, FKV_IO,
+ * FKV_FAILED.
  */
 FKV_API enum fkv_error fkv_compact_start(fkv *db, uint32_t garbage_percent);
 
