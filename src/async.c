@@ -24,6 +24,7 @@ struct request {
     const uint8_t *record; /* where in it the record will be */
     size_t read_bytes;
     bool direct; /* it is read past the page cache */
+    bool queued; /* it was given to the queue, and has not come back */
     enum fkv_error error;
     size_t value_bytes;
 };
@@ -104,6 +105,7 @@ static enum fkv_error forked(void)
 static void finish(struct fkv_async *async, struct request *request, enum fkv_error error)
 {
     request->error = error;
+    request->queued = false;
     if (error != FKV_NOT_FOUND && error != FKV_CANCELLED)
         say(async, error);
     if (request->key != request->key_small) {
@@ -169,6 +171,11 @@ static void cancel(struct fkv_async *async)
         async->reading--;
         finish(async, tag, FKV_CANCELLED);
     }
+    for (uint32_t i = 0; async->reading && i < async->depth; i++)
+        if (async->requests[i].queued) { /* which the queue, being broken, does not give back */
+            async->reading--;
+            finish(async, &async->requests[i], FKV_CANCELLED);
+        }
     while ((request = pop(&async->waiting)))
         finish(async, request, FKV_CANCELLED);
 }
@@ -304,7 +311,7 @@ static bool queue_read(struct fkv_async *async, struct request *request, uint64_
                                          room, request->read_bytes, begin, request))
         return false;
     request->record = room + (offset - begin);
-    return true;
+    return request->queued = true;
 }
 
 static int begin_added(struct fkv_async *async)

@@ -402,6 +402,31 @@ static void broken_queue(struct world *world, int after)
     fkv_async_close(async);
 }
 
+/* All that are open can be taken once the store is closed, though the queue gives nothing back. */
+static void broken_and_closed(struct world *world)
+{
+    fkv_async *async;
+    fkv_completion done[DEPTH];
+    size_t count, taken = 0, cancelled = 0;
+    reads_until_broken = 0;
+    assert_ok(fkv_async_open(world->db, DEPTH, &async));
+    for (uint32_t key = 2; key < 2 + DEPTH; key++)
+        assert_ok(fkv_async_get(async, &key, sizeof key, world->buffers, ROOM, NULL));
+    assert_ok(store_close(world->db));
+    world->db = NULL;
+    while (taken < DEPTH) {
+        assert_ok(fkv_async_wait(async, 1, done, DEPTH, &count));
+        assert_int_not_equal(count, 0);
+        taken += count;
+        for (size_t i = 0; i < count; i++)
+            cancelled += done[i].error == FKV_CANCELLED;
+    }
+    assert_int_not_equal(cancelled, 0);
+    assert_ok(fkv_async_wait(async, 1, done, DEPTH, &count));
+    assert_int_equal(count, 0);
+    fkv_async_close(async);
+}
+
 static void test_broken_queue(void **state)
 {
     (void)state;
@@ -423,6 +448,7 @@ static void test_broken_queue(void **state)
         fetch_test_way = FETCH_CACHED;
         for (int after = 0; after < 3 * DEPTH; after += 7)
             broken_queue(world, after);
+        broken_and_closed(world);
         fetch_test_way = FETCH_NOW;
     }
     world_end(world);
