@@ -1021,6 +1021,16 @@ static uint32_t frames_allowed(const struct index *index)
            (uint32_t)min_u64(frames_for_parked(index), index->frames_max / 4 * 3);
 }
 
+/* May a segment have pages in memory? Those of a large index mostly have none: to see that takes
+ * one cache line, of many that lie one after the other. */
+static bool segment_is_here(const struct segment *segment)
+{
+    uint32_t any = 0;
+    for (uint32_t i = 0; i < SEGMENT_PAGES_MAX; i++)
+        any |= segment->frame[i];
+    return any != 0;
+}
+
 /* Take up to `most` pages of a segment out of memory that are clean or can be parked. Returns how
  * many; *kept counts those that have to stay. */
 static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most, uint32_t *kept)
@@ -1030,10 +1040,10 @@ static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most, u
     const struct format_segment *entry = directory_read(index, id);
     uint32_t count = 0;
     for (uint32_t i = 0; i < entry->pages && count < most; i++) {
+        if (!segment->frame[i]) /* nor has the page one, but while it is brought in */
+            continue;
         const struct page *page = pages_find(pages, SPACE_INDEX, entry->page[i]);
         uint32_t frame = 0;
-        if (!page->frame)
-            continue;
         if (pages_is_clean(pages, page))
             frame = pages_evict(pages, SPACE_INDEX, entry->page[i]);
         else if (pages_can_park(pages, page))
@@ -1055,8 +1065,10 @@ static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most, u
  */
 void index_trim(struct index *index)
 {
-    /* Some more than there must go, so that it is worth looking for them. */
-    enum { BATCH = 32, VISITS = 4 * BATCH, LEAVING_MAX = 1024 };
+    /* Some more than there must go, so that it is worth looking for them: in so many segments that
+     * have pages in memory, and past those that have none. The more there are of these, the more
+     * have to be passed for each page that is found; else pages come sooner than they are found. */
+    enum { BATCH = 32, VISITS = 4 * BATCH, PASSED = 8192, LEAVING_MAX = 1024 };
     /* While a reader keeps all that has left, more would only take more memory. */
     if (!is_crowded(index) ||
         index->reclaim->filling.count > max_u64(LEAVING_MAX, index->frames_max / 8))
@@ -1064,11 +1076,15 @@ void index_trim(struct index *index)
     uint32_t frames = index->pages->space[SPACE_INDEX].frame_count;
     uint32_t least = frames_allowed(index) - (uint32_t)min_u64(BATCH, index->frames_max / 8);
     uint32_t wanted = frames > least ? frames - least : 0;
-    uint32_t done = 0, kept = 0;
+    uint32_t done = 0, kept = 0, visits = 0;
+    uint32_t most = (uint32_t)min_u64(PASSED, index->segment_count);
     pthread_mutex_lock(&index->pages->load_lock);
-    for (uint32_t v = 0; v < VISITS && v < index->segment_count && done < wanted; v++) {
+    for (uint32_t p = 0; p < most && visits < VISITS && done < wanted; p++) {
         if (++index->trim_hand >= index->segment_count)
             index->trim_hand = 1;
+        if (!segment_is_here(segment_of(index, index->trim_hand)))
+            continue;
+        visits++;
         done += segment_evict(index, index->trim_hand, wanted - done, &kept);
     }
     pthread_mutex_unlock(&index->pages->load_lock);

@@ -426,6 +426,38 @@ static void test_reading_without_threads(void **state)
     free(world);
 }
 
+/* What can go is found among many segments that have nothing in memory: a load leaves one entry of
+ * the directory for each page, most of them not in use, and here is one page in 28 in memory. */
+static void test_among_many_segments(void **state)
+{
+    enum { PAIRS = 400000, GETS = 20000, PUTS = 5000 };
+    const struct place *place = *state;
+    uint64_t random = 1, most = 0;
+    fkv *db;
+    fkv_load *load;
+    must(try_open_limited(place->path, FKV_NO_THREAD, LIMIT, &db));
+    must(fkv_load_begin(db, &load));
+    for (uint32_t key = 0; key < PAIRS; key++)
+        must(fkv_load_put(load, &key, sizeof key, &key, 1));
+    must(fkv_load_commit(load));
+    fkv_load_free(load);
+    must(fkv_close(db));
+    must(try_open_limited(place->path, FKV_NO_THREAD, LIMIT, &db));
+    assert_true(db->index.page_count * PAGE_BYTES > 25 * LIMIT);
+    assert_true(db->index.segment_count > 1000);
+    for (uint32_t i = 0; i < GETS + PUTS; i++) {
+        uint32_t key = (uint32_t)random_below(&random, PAIRS);
+        must(i < GETS ? fkv_exists(db, &key, sizeof key)
+                      : fkv_put(db, &key, sizeof key, &key, sizeof key));
+        most = max_u64(most, pages_bytes(db));
+    }
+    print_message("among %u segments: %" PRIu64 " KiB of pages at most\n", db->index.segment_count,
+                  most / KIB);
+    assert_true(most <= LIMIT + LIMIT / 8);
+    must(fkv_check(db, NULL, NULL, 0));
+    must(fkv_close(db));
+}
+
 /* A commit that needs more than there may be has it, and gives it back. */
 static void test_large_transaction(void **state)
 {
@@ -536,6 +568,7 @@ int main(void)
         in_memory(test_spilling),
         in_memory(test_writing_without_threads),
         in_memory(test_reading_without_threads),
+        in_memory(test_among_many_segments),
         in_memory(test_large_transaction),
         in_memory(test_snapshot),
         cmocka_unit_test(test_errors_of_reads),
