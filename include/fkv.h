@@ -171,7 +171,8 @@ typedef struct fkv_options {
      * the page leaves, up to a quarter of the limit, and is written together with more. The limit
      * is exceeded for a while: by the pages that one large commit changes, by those that change
      * while a checkpoint is written (up to as many again: then commits sleep), by those that leave
-     * until no reader can see them (at most 8 MiB or a quarter of the limit, whichever is more),
+     * until no reader can see them (at most 8 MiB or a quarter of the limit, whichever is more; and
+     * half as much by those that come meanwhile: then gets sleep, for 1 ms each),
      * and while fkv_check runs or a read section stays open, until something else is read or
      * written. What leads to pages takes another 2 bytes in a hundred, always.
      */
@@ -254,10 +255,11 @@ FKV_API enum fkv_error fkv_delete_with(fkv *db, const void *key, size_t key_byte
  * value_bytes            receives the length of the value, on FKV_OK and FKV_BUFFER_TOO_SMALL
  *                        (nothing is copied then). NULL where it is not wanted.
  *
- * Takes no lock and waits for nobody. Errors: FKV_NOT_FOUND, FKV_BUFFER_TOO_SMALL, FKV_INVALID,
- * FKV_KEY_TOO_LARGE, FKV_DAMAGED, FKV_IO, FKV_NO_MEMORY, FKV_FORKED. On FKV_DAMAGED the contents
- * of the buffer are undefined; of a value in several pieces (see fkv_borrow) that cannot be read to
- * its end, or is replaced during the call, a part may be in the buffer whatever is returned.
+ * Takes no lock and waits for nobody (but see index_memory_max). Errors: FKV_NOT_FOUND,
+ * FKV_BUFFER_TOO_SMALL, FKV_INVALID, FKV_KEY_TOO_LARGE, FKV_DAMAGED, FKV_IO, FKV_NO_MEMORY,
+ * FKV_FORKED. On FKV_DAMAGED the contents of the buffer are undefined; of a value in several pieces
+ * (see fkv_borrow) that cannot be read to its end, or is replaced during the call, a part may be in
+ * the buffer whatever is returned.
  */
 FKV_API enum fkv_error fkv_get(fkv *db, const void *key, size_t key_bytes, void *buffer,
                                size_t buffer_bytes, size_t *value_bytes);

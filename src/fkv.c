@@ -35,9 +35,10 @@ enum fkv_error call_handle_state(fkv *db)
     if (error)
         return error;
     assert(db);
-    /* Without threads, where none writes: this reader waits for the others, before it begins. */
+    /* Without threads, where none writes, and where pages of the index come sooner than they can
+     * leave: this reader waits for the others, before it begins. */
     __atomic_store_n(db->alive, HANDLE_ALIVE, __ATOMIC_RELAXED);
-    reclaim_wait(&db->reclaim);
+    reclaim_pause(&db->reclaim);
     return FKV_OK;
 }
 

@@ -1059,6 +1059,25 @@ static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most, u
     return count;
 }
 
+/* So many pages may have left that wait for a grace period to begin. While a reader keeps those
+ * before them, more would only take more memory. */
+static uint32_t leaving_max(const struct index *index)
+{
+    enum { LEAST = 1024 };
+    return (uint32_t)max_u64(LEAST, index->frames_max / 8);
+}
+
+static bool is_held_up(const struct index *index)
+{
+    return index->reclaim->filling.count > leaving_max(index);
+}
+
+bool index_is_overrun(const struct index *index)
+{
+    return is_held_up(index) &&
+           index->pages->space[SPACE_INDEX].frame_count > index->frames_max + leaving_max(index);
+}
+
 /*
  * Round by round, whoever used what: readers leave no trace of it, for that would cost them
  * something, and where keys are asked for at random there is nothing to be known from it.
@@ -1068,10 +1087,8 @@ void index_trim(struct index *index)
     /* Some more than there must go, so that it is worth looking for them: in so many segments that
      * have pages in memory, and past those that have none. The more there are of these, the more
      * have to be passed for each page that is found; else pages come sooner than they are found. */
-    enum { BATCH = 32, VISITS = 4 * BATCH, PASSED = 8192, LEAVING_MAX = 1024 };
-    /* While a reader keeps all that has left, more would only take more memory. */
-    if (!is_crowded(index) ||
-        index->reclaim->filling.count > max_u64(LEAVING_MAX, index->frames_max / 8))
+    enum { BATCH = 32, VISITS = 4 * BATCH, PASSED = 8192 };
+    if (!is_crowded(index) || is_held_up(index))
         return;
     uint32_t frames = index->pages->space[SPACE_INDEX].frame_count;
     uint32_t least = frames_allowed(index) - (uint32_t)min_u64(BATCH, index->frames_max / 8);

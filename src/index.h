@@ -194,6 +194,9 @@ enum fkv_error index_limit(struct index *index, uint64_t bytes_max);
 /* Take pages out of memory if there are too many: clean ones, and those of which little has
  * changed, which are parked. A bounded amount of work, for the writer while nothing is prepared. */
 void index_trim(struct index *index);
+/* Have readers brought in more than the limit, and more than may leave before a grace period ends?
+ * Then they should wait for that. */
+bool index_is_overrun(const struct index *index);
 /* Write pages to the file, some and a few for each of so many operations, if too much is kept of
  * those that are parked, or if so much of others was changed that there is no room: they are clean
  * then. For the writer, where index_trim is, before it. */

@@ -258,7 +258,7 @@ static void crowded(void *context)
         return;
     index_trim(&db->index);
     reclaim_poll(&db->reclaim, false);
-    if (reclaim_is_wanted(&db->reclaim))
+    if (reclaim_is_wanted(&db->reclaim) || index_is_overrun(&db->index))
         __atomic_store_n(db->alive, HANDLE_WAITS, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&db->writer);
 }

@@ -122,6 +122,14 @@ void reclaim_wait_wanted(struct reclaim *reclaim)
     atomic_store_explicit(&reclaim->grace->state, RECLAIM_OVER, memory_order_release);
 }
 
+void reclaim_pause(struct reclaim *reclaim)
+{
+    if (!reclaim->threads)
+        reclaim_wait(reclaim);
+    else if (state_of(reclaim) == RECLAIM_WAITING && !rcu_read_ongoing())
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
 void reclaim_wait_all(struct reclaim *reclaim)
 {
     if (reclaim->threads) {

@@ -92,6 +92,8 @@ static inline void reclaim_wait(struct reclaim *reclaim)
     if (__builtin_expect(reclaim_is_wanted(reclaim), 0))
         reclaim_wait_wanted(reclaim);
 }
+/* The same for who reads; with threads, sleep for a moment while a grace period is under way. */
+void reclaim_pause(struct reclaim *reclaim);
 /* Wait for the grace period under way, or that is wanted. Not under the writer lock, nor in a read
  * section. */
 void reclaim_wait_all(struct reclaim *reclaim);

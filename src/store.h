@@ -234,7 +234,7 @@ static inline void store_took(struct fkv *db, uint64_t *of, uint64_t bytes)
 enum handle_state {
     HANDLE_FORKED,
     HANDLE_ALIVE,
-    HANDLE_WAITS /* the next call that reads is to wait for readers: see reclaim_wait */
+    HANDLE_WAITS /* the next call that reads is to wait for readers: see reclaim_pause */
 };
 
 /* Take the writer lock for a commit. A checkpoint copies pages under it, a few microseconds at a

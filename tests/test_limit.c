@@ -426,23 +426,29 @@ static void test_reading_without_threads(void **state)
     free(world);
 }
 
+/* A store that so many pairs were loaded into, opened anew. */
+static fkv *open_loaded(const struct place *place, unsigned flags, uint32_t pairs)
+{
+    fkv *db;
+    fkv_load *load;
+    must(try_open_limited(place->path, flags, LIMIT, &db));
+    must(fkv_load_begin(db, &load));
+    for (uint32_t key = 0; key < pairs; key++)
+        must(fkv_load_put(load, &key, sizeof key, &key, 1));
+    must(fkv_load_commit(load));
+    fkv_load_free(load);
+    must(fkv_close(db));
+    must(try_open_limited(place->path, flags, LIMIT, &db));
+    return db;
+}
+
 /* What can go is found among many segments that have nothing in memory: a load leaves one entry of
  * the directory for each page, most of them not in use, and here is one page in 28 in memory. */
 static void test_among_many_segments(void **state)
 {
     enum { PAIRS = 400000, GETS = 20000, PUTS = 5000 };
-    const struct place *place = *state;
     uint64_t random = 1, most = 0;
-    fkv *db;
-    fkv_load *load;
-    must(try_open_limited(place->path, FKV_NO_THREAD, LIMIT, &db));
-    must(fkv_load_begin(db, &load));
-    for (uint32_t key = 0; key < PAIRS; key++)
-        must(fkv_load_put(load, &key, sizeof key, &key, 1));
-    must(fkv_load_commit(load));
-    fkv_load_free(load);
-    must(fkv_close(db));
-    must(try_open_limited(place->path, FKV_NO_THREAD, LIMIT, &db));
+    fkv *db = open_loaded(*state, FKV_NO_THREAD, PAIRS);
     assert_true(db->index.page_count * PAGE_BYTES > 25 * LIMIT);
     assert_true(db->index.segment_count > 1000);
     for (uint32_t i = 0; i < GETS + PUTS; i++) {
@@ -455,6 +461,25 @@ static void test_among_many_segments(void **state)
                   most / KIB);
     assert_true(most <= LIMIT + LIMIT / 8);
     must(fkv_check(db, NULL, NULL, 0));
+    must(fkv_close(db));
+}
+
+/* Who reads faster than pages that have left are seen to be out of sight waits for that: else all
+ * of the index would be in memory. */
+static void test_reading_at_full_speed(void **state)
+{
+    enum { PAIRS = 1000000, GETS = 60000, LATE = 500 /* come while somebody has the lock */ };
+    uint64_t random = 1, most = 0;
+    fkv *db = open_loaded(*state, 0, PAIRS);
+    for (int i = 0; i < GETS; i++) {
+        uint32_t key = (uint32_t)random_below(&random, PAIRS);
+        must(fkv_exists(db, &key, sizeof key));
+        most = max_u64(most, pages_bytes(db));
+    }
+    print_message("reading: %" PRIu64 " of %" PRIu64 " KiB of pages at most\n", most / KIB,
+                  db->index.page_count * PAGE_BYTES / KIB);
+    assert_true(db->index.page_count > 2 * (LEAVING + LATE));
+    assert_true(most <= LIMIT + (LEAVING + LATE) * PAGE_BYTES);
     must(fkv_close(db));
 }
 
@@ -569,6 +594,7 @@ int main(void)
         in_memory(test_writing_without_threads),
         in_memory(test_reading_without_threads),
         in_memory(test_among_many_segments),
+        in_memory(test_reading_at_full_speed),
         in_memory(test_large_transaction),
         in_memory(test_snapshot),
         cmocka_unit_test(test_errors_of_reads),
