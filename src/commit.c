@@ -222,6 +222,12 @@ void commit_unprepare(struct fkv *db)
     pages_reserve_frames(&db->pages, 0);
 }
 
+void commit_drop_pages(struct fkv *db)
+{
+    index_trim(&db->index);
+    reclaim_poll(&db->reclaim, false);
+}
+
 void commit_release(struct write *writes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -660,8 +666,12 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
     struct overlay *overlay = NULL;
     commit_wait_for_room(db);
     enum fkv_error error = store_writable(db);
-    if (error || (error = prepare_with_room(db, writes, count, &needs)))
+    if (error)
         return error;
+    if ((error = prepare_with_room(db, writes, count, &needs))) {
+        commit_drop_pages(db);
+        return error;
+    }
     bool nothing = true;
     for (size_t i = 0; nothing && i < count; i++)
         nothing = writes[i].remove && !writes[i].entry;

@@ -415,8 +415,10 @@ static enum fkv_error commit(struct fkv_load *load)
             break;
     }
     commit_end_making_room(db);
-    if (error)
+    if (error) {
+        commit_drop_pages(db);
         return error;
+    }
     atomic_store(&db->log.data_unsynced, true);
     tail_seal(&db->tail);
     log_load(load);

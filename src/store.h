@@ -337,6 +337,8 @@ enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t e
                                  const struct large *parts);
 /* What was prepared is done, or not to be. */
 void commit_unprepare(struct fkv *db);
+/* It was refused: pages of a limited index that it has brought in may be too many. */
+void commit_drop_pages(struct fkv *db);
 /* What an entry leads to dies, with its parts if it is the head of a large value. */
 void commit_kill(struct fkv *db, uint64_t entry, const struct large *parts);
 /* Write an operation of a frame; returns its end. */

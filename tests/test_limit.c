@@ -578,6 +578,40 @@ static void test_errors_of_reads(void **state)
     os_sim_free(sim);
 }
 
+/* Puts that a full disk refuses bring pages in for nothing: they go again. */
+static void test_refused_puts(void **state)
+{
+    (void)state;
+    enum { SHORT = 30, LONG = 100000, REFUSED = 500, MOST = 64 };
+    static uint8_t value[LONG];
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.capacity_bytes = 16 * MIB});
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.log_bytes_max = 2 * MIB;
+    options.index_memory_max = 32768;
+    fkv *db;
+    must(store_open(os_sim_os(sim), "store", &options, &db));
+    uint32_t keys = 0;
+    enum fkv_error error;
+    while (!(error = fkv_put(db, &keys, sizeof keys, value, SHORT)))
+        keys++;
+    expect(error, FKV_FULL);
+    assert_true(db->index.page_count > 4 * MOST);
+    uint64_t random = 1, most = 0;
+    for (int i = 0; i < REFUSED; i++) {
+        uint32_t key = (uint32_t)random_below(&random, keys);
+        expect(fkv_put(db, &key, sizeof key, value, LONG), FKV_FULL);
+        most = max_u64(most, db->pages.space[SPACE_INDEX].frame_count);
+    }
+    print_message("refused puts: %" PRIu64 " of %" PRIu64 " pages in memory at most\n", most,
+                  db->index.page_count);
+    assert_true(most <= MOST);
+    must(fkv_check(db, NULL, NULL, 0));
+    must(fkv_close(db));
+    os_sim_free(sim);
+}
+
 /* So small a limit means many checkpoints, and what they sync is of no matter here. */
 #define in_memory(function) \
     cmocka_unit_test_setup_teardown(function, place_make_in_memory, place_drop)
@@ -598,6 +632,7 @@ int main(void)
         in_memory(test_large_transaction),
         in_memory(test_snapshot),
         cmocka_unit_test(test_errors_of_reads),
+        cmocka_unit_test(test_refused_puts),
     };
     return run_all(tests);
 }
