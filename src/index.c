@@ -991,6 +991,8 @@ void index_reclaim(struct index *index, uint32_t segments)
 {
     for (uint32_t next; segments; segments = next) {
         next = *segment_link(index, segments);
+        struct segment *segment = segment_of(index, segments);
+        memset(segment->frame, 0, sizeof segment->frame); /* for segment_is_here */
         segment_give(index, segments);
     }
 }
