@@ -87,15 +87,18 @@ static bool make_places(struct machine *machine)
 
 bool machine_make(struct machine *machine, uint64_t bytes)
 {
-    /* What is mounted is seen by this process and its children only, and is gone with them. */
-    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
-        return failed("a mount namespace");
+    int device;
     machine->disk = disk_make(bytes);
     if (!machine->disk)
         return failed("memory for the disk");
+    if (!serve_start(machine->disk, &device))
+        return failed("a server for FUSE");
+    /* What is mounted is seen by this process and its children only, and is gone with them. */
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        return failed("a mount namespace");
     if (!make_places(machine))
         return false;
-    return serve_disk(machine->disk, machine->disk_path) || failed("mounting with FUSE");
+    return serve_mount(device, machine->disk_path) || failed("mounting with FUSE");
 }
 
 void machine_drop(struct machine *machine)

@@ -149,6 +149,8 @@ static void serve(struct server *server)
             answer(server);
         else if (errno == ENODEV) /* unmounted */
             return;
+        else if (errno == EPERM) /* not mounted yet */
+            usleep(1000);
         else if (errno != EAGAIN && errno != EINTR && errno != ENOENT) {
             perror("power: /dev/fuse");
             return;
@@ -169,22 +171,24 @@ static bool start(struct server *server)
     _exit(0);
 }
 
-bool serve_disk(struct disk *disk, const char *path)
+bool serve_start(struct disk *disk, int *device)
 {
     struct server server = {.disk = disk, .request = malloc(REQUEST_BYTES_MAX)};
     server.device = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    if (server.device < 0 || !server.request) {
-        if (server.device >= 0)
-            close(server.device);
-        free(server.request);
-        return false;
-    }
+    bool started = server.device >= 0 && server.request && start(&server);
+    if (!started && server.device >= 0)
+        close(server.device);
+    free(server.request);
+    *device = server.device;
+    return started;
+}
+
+bool serve_mount(int device, const char *path)
+{
     char options[128];
-    snprintf(options, sizeof options, "fd=%d,rootmode=%o,user_id=0,group_id=0", server.device,
+    snprintf(options, sizeof options, "fd=%d,rootmode=%o,user_id=0,group_id=0", device,
              S_IFREG | 0600);
     bool mounted = mount("fkv-power", path, "fuse", MS_NOSUID | MS_NODEV, options) == 0;
-    bool started = mounted && start(&server);
-    close(server.device);
-    free(server.request);
-    return started;
+    close(device);
+    return mounted;
 }

@@ -7,10 +7,13 @@
 #include "disk.h"
 
 /*
- * Mount a file system of FUSE that is one file, the disk, over the file `path`, and start a process
- * that serves it until it is unmounted or the calling process ends. False, with `errno`: the system
- * does not allow it.
+ * Start a process that serves the disk until it is unmounted or the calling process ends; *device
+ * is for serve_mount. It has to be outside of the mount namespace that the disk will be mounted in:
+ * when all of that are killed, the kernel takes the mounts down, and still needs the server. False,
+ * with `errno`: the system does not allow it.
  */
-bool serve_disk(struct disk *disk, const char *path);
+bool serve_start(struct disk *disk, int *device);
+/* Mount a file system of FUSE that is one file, the disk, over the file `path`. Closes `device`. */
+bool serve_mount(int device, const char *path);
 
 #endif
