@@ -900,7 +900,11 @@ enum fkv_error index_prepare_move(struct index *index, struct hash128 hash, uint
     uint32_t id = segment_id(index, hash);
     const struct segment *segment = segment_of(index, id);
     struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);
+    /* Each page that is parked for it takes memory too: in an index that is many times as large as
+     * its memory they would all be spilled again, for a move or two each. */
+    enum { TIMES_MAX = 8 };
     *waits = *waits && index->moves.base && pages_can_await(index->pages) &&
+             index->page_count <= (uint64_t)TIMES_MAX * index->frames_max &&
              !__atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE) &&
              await(index, id, others + 1);
     return *waits ? FKV_OK : index_prepare(index, hash, false, entry);
