@@ -833,10 +833,10 @@ enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_
         return error;
     pthread_mutex_lock(&pages->load_lock);
     /* A reader may have brought it in meanwhile, but nobody changes it. */
-    if (page->frame) {
+    struct delta **delta = delta_of(pages, space, number);
+    if (!*delta) {
         units_begin(pages, page->frame, (struct units){0});
     } else {
-        struct delta **delta = delta_of(pages, space, number);
         if ((*delta)->moves)
             moves_forget((*delta)->moves, bytes);
         forget_delta(pages, delta);
