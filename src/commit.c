@@ -222,7 +222,7 @@ void commit_unprepare(struct fkv *db)
     pages_reserve_frames(&db->pages, 0);
 }
 
-void commit_drop_pages(struct fkv *db)
+void store_trim(struct fkv *db)
 {
     index_trim(&db->index);
     reclaim_poll(&db->reclaim, false);
@@ -669,7 +669,7 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
     if (error)
         return error;
     if ((error = prepare_with_room(db, writes, count, &needs))) {
-        commit_drop_pages(db);
+        store_trim(db); /* of what it has brought in for nothing */
         return error;
     }
     bool nothing = true;
@@ -699,8 +699,7 @@ enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
     if (__builtin_expect(db->compaction.stage, 0))
         compaction_poll(db, COMPACTION_STEPS_INSIDE);
     index_spill(&db->index, count);
-    index_trim(&db->index);
-    reclaim_poll(&db->reclaim, false);
+    store_trim(db);
     checkpoint_poll(db);
     return error;
 }

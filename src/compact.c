@@ -51,8 +51,7 @@ enum fkv_error compaction_some(struct fkv *db, struct compaction *compaction, ui
     else if (enough || db->collector.log_full)
         error = no_step(db, compaction, goes_on);
     index_spill(&db->index, 0);
-    index_trim(&db->index);
-    reclaim_poll(&db->reclaim, false);
+    store_trim(db);
     return error;
 }
 

@@ -868,14 +868,19 @@ uint64_t index_remove(struct index *index, struct hash128 hash)
     return old;
 }
 
+static void slot_move(struct index *index, const struct found *found, uint64_t to)
+{
+    struct slot *slot = slot_write(index, found);
+    __atomic_store_n(&slot->entry, entry_moved(slot->entry, to), __ATOMIC_RELEASE);
+}
+
 bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to)
 {
     struct found found;
     if (index_search(index, hash, &found) || !found.slot ||
         entry_address(found.slot->entry) != from)
         return false;
-    struct slot *slot = slot_write(index, &found);
-    __atomic_store_n(&slot->entry, (slot->entry & ~ENTRY_ADDRESS_MASK) | to, __ATOMIC_RELEASE);
+    slot_move(index, &found, to);
     return true;
 }
 
@@ -952,8 +957,7 @@ bool index_make_move(struct index *index, struct hash128 hash, uint64_t from, ui
     pthread_mutex_unlock(&index->pages->load_lock);
     if (!slot)
         return waits;
-    slot = slot_write(index, &found);
-    __atomic_store_n(&slot->entry, (slot->entry & ~ENTRY_ADDRESS_MASK) | to, __ATOMIC_RELEASE);
+    slot_move(index, &found, to);
     return true;
 }
 

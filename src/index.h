@@ -57,6 +57,12 @@
 #define ENTRY_LARGE (1ull << 50)
 #define ENTRY_VALUE_MASK ((1ull << 51) - 1)
 
+/* The same record's entry at another address. */
+static inline uint64_t entry_moved(uint64_t entry, uint64_t address)
+{
+    return (entry & ~ENTRY_ADDRESS_MASK) | address;
+}
+
 /* What an entry says of a record. */
 static inline uint64_t entry_value(uint64_t address, uint32_t cells, bool large)
 {

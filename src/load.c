@@ -416,7 +416,7 @@ static enum fkv_error commit(struct fkv_load *load)
     }
     commit_end_making_room(db);
     if (error) {
-        commit_drop_pages(db);
+        store_trim(db);
         return error;
     }
     atomic_store(&db->log.data_unsynced, true);

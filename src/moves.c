@@ -94,39 +94,22 @@ static void drop_taken(struct moves *moves)
     moves->count = left;
 }
 
-static inline void lay(struct slot *slot, const struct moved *moved)
-{
-    slot->entry = (slot->entry & ~ENTRY_ADDRESS_MASK) | (moved->to & ENTRY_ADDRESS_MASK);
-}
-
-void moves_lay(const struct moves *moves, void *page, struct units *changed)
-{
-    struct slot *slots = page;
-    struct bins bins;
-    bins_fill(&bins, moves);
-    for (uint32_t s = 0; s < SLOTS_PER_PAGE; s++) {
-        const struct moved *moved = bins_find(&bins, moves, &slots[s], false);
-        if (moved) {
-            lay(&slots[s], moved);
-            units_add(changed, s);
-        }
-    }
-}
-
-void moves_take(struct moves *moves, void *page, struct units *changed)
+void moves_lay(struct moves *moves, void *page, bool take, struct units *changed)
 {
     struct slot *slots = page;
     struct bins bins;
     bins_fill(&bins, moves);
     for (uint32_t s = 0; s < SLOTS_PER_PAGE; s++) {
         struct moved *moved = bins_find(&bins, moves, &slots[s], false);
-        if (moved) {
-            lay(&slots[s], moved);
-            units_add(changed, s);
+        if (!moved)
+            continue;
+        slots[s].entry = entry_moved(slots[s].entry, moved->to & ENTRY_ADDRESS_MASK);
+        units_add(changed, s);
+        if (take)
             moved->to = 0;
-        }
     }
-    drop_taken(moves);
+    if (take)
+        drop_taken(moves);
 }
 
 void moves_forget(struct moves *moves, const void *page)

@@ -36,11 +36,10 @@ bool moves_reserve(struct moves *moves, uint32_t more);
 void moves_add(struct moves *moves, uint64_t tag, uint64_t from, uint64_t to);
 void moves_free(struct moves *moves);
 
-/* Change the slots of a page that have moved, and note which. */
-void moves_lay(const struct moves *moves, void *page, struct units *changed);
-/* The same, and the moves do not wait any more. */
-void moves_take(struct moves *moves, void *page, struct units *changed);
-/* These do not that were laid over this page. */
+/* Change the slots of a page that have moved, and note which. The moves do not wait any more if
+ * `take`. */
+void moves_lay(struct moves *moves, void *page, bool take, struct units *changed);
+/* Those that were laid over this page do not. */
 void moves_forget(struct moves *moves, const void *page);
 
 #endif

@@ -256,8 +256,7 @@ static void crowded(void *context)
     struct fkv *db = context;
     if (pthread_mutex_trylock(&db->writer) != 0)
         return;
-    index_trim(&db->index);
-    reclaim_poll(&db->reclaim, false);
+    store_trim(db);
     if (reclaim_is_wanted(&db->reclaim) || index_is_overrun(&db->index))
         __atomic_store_n(db->alive, HANDLE_WAITS, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&db->writer);
@@ -630,8 +629,7 @@ static enum fkv_error replay(struct fkv *db)
         }
         if (spills)
             index_spill(&db->index, operations);
-        index_trim(&db->index);
-        reclaim_poll(&db->reclaim, false);
+        store_trim(db);
         if (commit) { /* what was owed before it was paid before it */
             db->commit = frame.header.commit;
             collector_forget_life(&db->collector);

@@ -275,6 +275,17 @@ static struct delta **delta_of(struct pages *pages, enum space space, uint32_t n
     return deltas ? &deltas[number % NODE_FANOUT] : &none;
 }
 
+/* Lay a delta over the page as it is in the file, and the moves that are the page's own, which do
+ * not wait any more if `take`. Returns what differs. load_lock. */
+static struct units lay(const struct delta *delta, void *bytes, bool take)
+{
+    struct units units = delta->changed;
+    delta_apply(delta, bytes);
+    if (delta->moves && !PLANTED(LOSE_MOVE))
+        moves_lay(delta->moves, bytes, take, &units);
+    return units;
+}
+
 /* A delta that is in the page by now, or will never be. load_lock. */
 static void forget_delta(struct pages *pages, struct delta **at)
 {
@@ -284,19 +295,16 @@ static void forget_delta(struct pages *pages, struct delta **at)
     *at = NULL;
 }
 
-/* The page's bytes are here, as they are in the file: lay its delta over them, if it is parked, and
- * the moves that it takes, and forget that. Returns what differs. load_lock. */
+/* The page's bytes are here, as they are in the file: if it is parked, it is not any more. Returns
+ * what differs. load_lock. */
 static struct units unpark(struct pages *pages, enum space space, uint32_t number, void *bytes)
 {
     struct units units = {0};
     struct delta **delta = delta_of(pages, space, number);
-    if (!*delta)
-        return units;
-    units = (*delta)->changed;
-    delta_apply(*delta, bytes);
-    if ((*delta)->moves && !PLANTED(LOSE_MOVE))
-        moves_take((*delta)->moves, bytes, &units);
-    forget_delta(pages, delta);
+    if (*delta) {
+        units = lay(*delta, bytes, true);
+        forget_delta(pages, delta);
+    }
     return units;
 }
 
@@ -687,8 +695,7 @@ enum fkv_error pages_allow_parking(struct pages *pages)
 bool pages_can_park(const struct pages *pages, const struct page *page)
 {
     enum { WORTH_WHILE = PAGE_UNITS / 4 };
-    return pages->frames.units.base && !pages->unparking && pages_can_spill(pages) &&
-           page->epoch == pages->epoch && !page->saved &&
+    return pages_can_await(pages) && page->epoch == pages->epoch && !page->saved &&
            units_count(frame_units(pages, page->frame)) <= WORTH_WHILE;
 }
 
@@ -798,12 +805,8 @@ static const void *complete(struct pages *pages, enum space space, uint32_t numb
     *changed = (struct units){0};
     if (page->frame)
         bytes = frame_bytes(pages, page->frame);
-    if (!page->frame && delta) {
-        *changed = delta->changed;
-        delta_apply(delta, bytes);
-        if (delta->moves)
-            moves_lay(delta->moves, bytes, changed);
-    }
+    else if (delta)
+        *changed = lay(delta, bytes, false);
     pthread_mutex_unlock(&pages->load_lock);
     return bytes;
 }

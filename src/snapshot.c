@@ -202,13 +202,7 @@ enum fkv_error snapshot_borrow(const struct fkv_snapshot *snapshot, const struct
     enum fkv_error error = find_record(snapshot, key, &entry, NULL, &record);
     if (error)
         return error;
-    if (entry & ENTRY_LARGE) {
-        *value_bytes = large_value_bytes(record);
-        return error_set(FKV_VALUE_TOO_LARGE, "the value is stored in pieces");
-    }
-    *value_bytes = record_header(record).value_bytes;
-    *value = record_key(record) + record_header(record).key_bytes;
-    return FKV_OK;
+    return read_in_place(entry, record, value, value_bytes);
 }
 
 enum fkv_error snapshot_size(const struct fkv_snapshot *snapshot, const struct key *key,

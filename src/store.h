@@ -313,6 +313,16 @@ static inline size_t read_value_bytes(uint64_t entry, const uint8_t *record)
 {
     return entry & ENTRY_LARGE ? large_value_bytes(record) : record_header(record).value_bytes;
 }
+/* The value where it lies, for who borrows it; of one in pieces only the length. */
+static inline enum fkv_error read_in_place(uint64_t entry, const uint8_t *record,
+                                           const void **value, size_t *value_bytes)
+{
+    *value_bytes = read_value_bytes(entry, record);
+    if (entry & ENTRY_LARGE)
+        return error_set(FKV_VALUE_TOO_LARGE, "the value is stored in pieces");
+    *value = record_key(record) + record_header(record).key_bytes;
+    return FKV_OK;
+}
 /* Is this whole record a head that makes sense? And the number of the n-th sector that it lists. */
 bool large_head(const uint8_t *record, struct format_large *head);
 uint32_t large_head_sector(const uint8_t *record, uint32_t number);
@@ -337,8 +347,9 @@ enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t e
                                  const struct large *parts);
 /* What was prepared is done, or not to be. */
 void commit_unprepare(struct fkv *db);
-/* It was refused: pages of a limited index that it has brought in may be too many. */
-void commit_drop_pages(struct fkv *db);
+/* Pages of a limited index that are too many leave, and what no reader can see any more is free.
+ * Under the writer lock, while nothing is prepared. */
+void store_trim(struct fkv *db);
 /* What an entry leads to dies, with its parts if it is the head of a large value. */
 void commit_kill(struct fkv *db, uint64_t entry, const struct large *parts);
 /* Write an operation of a frame; returns its end. */
