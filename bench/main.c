@@ -209,7 +209,10 @@ static size_t choose_engines(const char *list, const struct engine **chosen)
     for (size_t i = 0; i < count; i++) {
         chosen[i] = engine_find(names[i]);
         if (chosen[i] == NULL)
-            die("there is no engine '%s' in this program; see --list", names[i]);
+            die("there is no engine '%s' in this program: see --list; some need "
+                "scripts/install-deps "
+                "bench peers before it is built",
+                names[i]);
     }
     free(names[0]);
     return count;
