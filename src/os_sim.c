@@ -859,7 +859,7 @@ static void copy_name(struct os_sim *copy, const struct os_sim *sim, const struc
 {
     struct name *made = need_name(copy, name->path);
     for (size_t i = 0; i < name->count; i++) {
-        const struct sim_file *file = name->versions[i];
+        struct sim_file *file = name->versions[i];
         struct sim_file *copied = file != NULL ? sim_file_copy(file) : NULL;
         if (i == 0)
             made->versions[0] = copied;

@@ -16,6 +16,12 @@
  * 5. A page that is not allocated is zero, unless it is mapped and was stored into since the last
  *    look.
  *
+ * 6. Every change of a page of the image is counted (note_change), but for stores into a mapping,
+ *    which are taken for having happened before a copy is made and when the mapping ends.
+ *
+ * An image that is copied again and again, for one crash after another, is not copied whole: a copy
+ * that was let go of is taken again, and gets the pages that have changed, there or here.
+ *
  * Every draw of the lottery is a function of the seed, the file's id and the block's number, and
  * so does not depend on the order in which pages came to be saved.
  */
@@ -100,13 +106,15 @@ static struct {
 #define POOL_IMAGES_MAX 16u
 #define POOL_IMAGE_BYTES_MAX (64 * MIB)
 
-static struct sim_image *pool_take(uint64_t reserved_bytes)
+/* One that was a copy of this image, if there is one. */
+static struct sim_image *pool_take(uint64_t reserved_bytes, uint64_t copy_of)
 {
     pthread_mutex_lock(&pool.mutex);
-    struct sim_image **at = &pool.first;
-    while (*at != NULL && (*at)->reserved_bytes != reserved_bytes)
-        at = &(*at)->next;
-    struct sim_image *image = *at;
+    struct sim_image **at = NULL;
+    for (struct sim_image **any = &pool.first; *any != NULL; any = &(*any)->next)
+        if ((*any)->reserved_bytes == reserved_bytes && (at == NULL || (*any)->copy_of == copy_of))
+            at = any;
+    struct sim_image *image = at != NULL ? *at : NULL;
     if (image != NULL) {
         *at = image->next;
         pool.count--;
@@ -145,10 +153,11 @@ static void image_reach(struct sim_image *image, uint64_t usable)
     image->usable_bytes = usable;
 }
 
-/* Of any bytes, as far as usable. */
-static struct sim_image *image_take(uint64_t reserved_bytes)
+/* Of any bytes, as far as usable: those of a copy of this image, perhaps (0: of none). */
+static struct sim_image *image_take(uint64_t reserved_bytes, uint64_t copy_of)
 {
-    struct sim_image *image = pool_take(reserved_bytes);
+    static _Atomic uint64_t last_id;
+    struct sim_image *image = pool_take(reserved_bytes, copy_of);
     if (image == NULL) {
         image = sim_new(sizeof *image);
         void *base = mmap(NULL, reserved_bytes, PROT_NONE,
@@ -159,14 +168,17 @@ static struct sim_image *image_take(uint64_t reserved_bytes)
         image->base = base;
         image->reserved_bytes = reserved_bytes;
         image->used = sim_new(reserved_bytes / SIM_PAGE_BYTES);
+        image->changed = sim_new(reserved_bytes / SIM_PAGE_BYTES * sizeof *image->changed);
     }
+    image->id = ++last_id;
     image->references = 1;
     return image;
 }
 
 static struct sim_image *image_new(uint64_t reserved_bytes)
 {
-    struct sim_image *image = image_take(reserved_bytes);
+    struct sim_image *image = image_take(reserved_bytes, 0);
+    image->copy_of = 0;
     image_reach(image, 0);
     return image;
 }
@@ -185,11 +197,18 @@ void sim_image_release(struct sim_image *image)
         return;
     munmap(image->base, image->reserved_bytes);
     free(image->used);
+    free(image->changed);
     free(image);
+}
+
+static void note_change(struct sim_image *image, uint64_t p)
+{
+    image->changed[p] = ++image->changes;
 }
 
 static void zero_page_of(struct sim_image *image, uint64_t p)
 {
+    note_change(image, p);
     if (image->used[p])
         memset(image->base + p * SIM_PAGE_BYTES, 0, SIM_PAGE_BYTES);
     image->used[p] = 0;
@@ -204,21 +223,33 @@ static void image_resize(struct sim_image *image, uint64_t bytes)
         zero_page_of(image, p);
 }
 
+/* Page p has been the same in both since the one was copied from the other. */
+static bool is_same(const struct sim_image *copy, const struct sim_image *from, uint64_t p)
+{
+    return copy->copy_of == from->id && from->changed[p] <= copy->changes_of_original &&
+           copy->changed[p] <= copy->changes_of_copy;
+}
+
+static void copy_page(struct sim_image *to, const struct sim_image *from, uint64_t p)
+{
+    if (from->used[p])
+        memcpy(to->base + p * SIM_PAGE_BYTES, from->base + p * SIM_PAGE_BYTES, SIM_PAGE_BYTES);
+    else
+        zero_page_of(to, p);
+    to->used[p] = from->used[p];
+}
+
 /* The same pages, in an image of their own. */
 static struct sim_image *image_copy(const struct sim_image *from)
 {
-    struct sim_image *to = image_take(from->reserved_bytes);
+    struct sim_image *to = image_take(from->reserved_bytes, from->id);
     image_reach(to, from->usable_bytes);
-    uint64_t pages = from->usable_bytes / SIM_PAGE_BYTES;
-    for (uint64_t p = 0; p < pages; p++) {
-        const uint64_t begin = p;
-        while (p < pages && from->used[p])
-            to->used[p++] = 1;
-        memcpy(to->base + begin * SIM_PAGE_BYTES, from->base + begin * SIM_PAGE_BYTES,
-               (p - begin) * SIM_PAGE_BYTES);
-        if (p < pages)
-            zero_page_of(to, p);
-    }
+    for (uint64_t p = 0; p < from->usable_bytes / SIM_PAGE_BYTES; p++)
+        if (!is_same(to, from, p))
+            copy_page(to, from, p);
+    to->copy_of = from->id;
+    to->changes_of_original = from->changes;
+    to->changes_of_copy = to->changes;
     return to;
 }
 
@@ -230,6 +261,7 @@ static const uint8_t *page_at(const struct sim_file *file, uint64_t p)
 /* To be written to. */
 static uint8_t *use_page(struct sim_file *file, uint64_t p)
 {
+    note_change(file->image, p);
     file->image->used[p] = 1;
     return file->image->base + p * SIM_PAGE_BYTES;
 }
@@ -331,7 +363,7 @@ static void zero_tail(struct sim_file *file)
 {
     uint64_t rest = file->size % SIM_PAGE_BYTES;
     if (rest != 0)
-        memset(file->image->base + file->size, 0, SIM_PAGE_BYTES - rest);
+        memset(use_page(file, file->size / SIM_PAGE_BYTES) + rest, 0, SIM_PAGE_BYTES - rest);
 }
 
 /*
@@ -408,10 +440,21 @@ static struct sim_saved *copy_saved(struct sim_saved *saved)
     return copy;
 }
 
-struct sim_file *sim_file_copy(const struct sim_file *file)
+/* What is stored through a mapping is not counted: whatever may have been. */
+static void note_stores(struct sim_file *file)
+{
+    for (size_t i = 0; i < file->mapped_count; i++) {
+        uint64_t end = min_u64(file->mapped[i].end, file->size);
+        for (uint64_t p = file->mapped[i].begin / SIM_PAGE_BYTES; p * SIM_PAGE_BYTES < end; p++)
+            note_change(file->image, p);
+    }
+}
+
+struct sim_file *sim_file_copy(struct sim_file *file)
 {
     struct sim_file *copy = copy_array(file, 1, sizeof *file);
     copy->references = 1;
+    note_stores(file);
     copy->image = image_copy(file->image);
     copy->pages = copy_array(file->pages, file->page_count, sizeof *file->pages);
     copy->saved_room = file->saved_count;
@@ -626,6 +669,7 @@ void sim_file_mapped(struct sim_file *file, uint64_t offset, uint64_t bytes)
 
 void sim_file_unmapped(struct sim_file *file, uint64_t offset, uint64_t bytes)
 {
+    note_stores(file);
     for (size_t i = 0; i < file->mapped_count; i++)
         if (file->mapped[i].begin == offset && file->mapped[i].end == offset + bytes) {
             file->mapped[i] = file->mapped[--file->mapped_count];
@@ -826,6 +870,7 @@ static void crash_allocation(struct sim_file *file, uint64_t seed)
 /* From now on no mapping is the file's. */
 static void leave_mappings(struct sim_file *file)
 {
+    note_stores(file);
     file->mapped_count = 0; /* pages[p].mapped remembers until the next sync */
     if (file->image->references == 1)
         return;
@@ -884,7 +929,7 @@ void sim_file_crash(struct sim_file *file, uint64_t seed, struct sim_range torn)
     file->size = file->size_durable = size;
     file->change_count = 0;
     image_resize(file->image, size);
-    memset(file->image->base + size, 0, file->image->usable_bytes - size);
+    zero_tail(file);
     crash_allocation(file, seed);
     for (size_t i = 0; i < file->saved_count; i++)
         drop_saved(file, file->saved[i]);
@@ -899,6 +944,8 @@ void sim_file_kill(struct sim_file *file)
 
 void sim_file_unwrite(struct sim_file *file, uint64_t offset, const void *data, size_t bytes)
 {
+    for (uint64_t p = offset / SIM_PAGE_BYTES; p * SIM_PAGE_BYTES < offset + bytes; p++)
+        use_page(file, p);
     memcpy(file->image->base + offset, data, bytes);
 }
 

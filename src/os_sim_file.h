@@ -20,6 +20,11 @@ struct sim_image {
     uint64_t reserved_bytes;
     uint64_t usable_bytes; /* the rest is not accessible */
     uint8_t *used;         /* a byte a page, usable or not: it may hold something but zeros */
+    uint64_t changes;      /* so far, of pages of it, which may change without being counted */
+    uint64_t *changed;     /* where that number was when a page changed last */
+    uint64_t id;           /* of what it holds */
+    /* What it was copied from, and where both numbers were then. */
+    uint64_t copy_of, changes_of_original, changes_of_copy;
     unsigned references;
     struct sim_image *next; /* in the pool */
 };
@@ -81,7 +86,7 @@ void *sim_grow(void *array, size_t bytes);
 
 /* Files are counted: made with one reference. */
 struct sim_file *sim_file_new(uint64_t id, uint64_t reserved_bytes);
-struct sim_file *sim_file_copy(const struct sim_file *file);
+struct sim_file *sim_file_copy(struct sim_file *file);
 struct sim_file *sim_file_share(struct sim_file *file);
 void sim_file_release(struct sim_file *file);
 

@@ -1027,6 +1027,91 @@ static void test_deterministic_and_copied(void **state)
     sim = hooked;
 }
 
+/* Some change of a file of at most 2 MiB, which may be mapped. */
+static void change_somehow(struct os_file *file, uint8_t **mapped)
+{
+    uint64_t size = 0;
+    os->ops->size(file, &size);
+    uint64_t at = below(2 * MIB_BYTES - 3 * PAGE), bytes = 1 + below(3 * PAGE);
+    switch (below(9)) {
+    case 0:
+        fill(file, at, bytes, (int)below(256));
+        break;
+    case 1:
+        assert_int_equal(os->ops->truncate(file, below(3) == 0 ? 0 : at), 0);
+        break;
+    case 2:
+        assert_int_equal(os->ops->punch(file, at, bytes), 0);
+        break;
+    case 3:
+        assert_int_equal(os->ops->allocate(file, at, bytes), 0);
+        break;
+    case 4:
+        sync_file(file);
+        break;
+    case 5:
+        if (*mapped != NULL)
+            os->ops->unmap(file, *mapped, MIB_BYTES);
+        *mapped = NULL;
+        break;
+    default:
+        if (*mapped == NULL)
+            assert_int_equal(os->ops->map(file, 0, MIB_BYTES, true, (void **)mapped), 0);
+        size = size < MIB_BYTES ? size : MIB_BYTES;
+        if (size > bytes)
+            memset(*mapped + at % (size - bytes), (int)below(256), bytes);
+    }
+}
+
+/* A copy takes from one that was made before what has not changed since: whatever has, in the disk
+ * itself and in the earlier copies, this one must be as the process sees the disk. */
+static void test_copies_of_a_disk_at_work(void **state)
+{
+    (void)state;
+    struct os_file *file = make_file("f");
+    uint8_t *mapped = NULL;
+    uint8_t *now = malloc(2 * MIB_BYTES), *there = malloc(2 * MIB_BYTES);
+    random_state = 4;
+    for (int round = 0; round < 1000; round++) {
+        for (uint64_t i = below(5); i > 0; i--)
+            change_somehow(file, &mapped);
+        if (below(20) == 0) { /* the process dies, and another takes its place */
+            os_sim_kill(sim, (uint64_t)round);
+            if (mapped != NULL)
+                os->ops->unmap(file, mapped, MIB_BYTES);
+            mapped = NULL;
+            os->ops->close(file);
+            file = open_file("f");
+        }
+        struct os_sim *disk = sim, *copy = os_sim_copy(sim);
+        uint64_t size = 0;
+        assert_int_equal(os->ops->size(file, &size), 0);
+        assert_int_equal(os->ops->read(file, now, size, 0), 0);
+        os_sim_kill(copy, 0);
+        sim = copy;
+        os = os_sim_os(copy);
+        struct os_file *copied = open_file("f");
+        uint64_t copied_size = 0;
+        assert_int_equal(os->ops->size(copied, &copied_size), 0);
+        assert_int_equal(copied_size, size);
+        assert_int_equal(os->ops->read(copied, there, size, 0), 0);
+        assert_memory_equal(now, there, size);
+        uint8_t *copied_map = NULL;
+        for (uint64_t i = below(5); i > 0; i--)
+            change_somehow(copied, &copied_map);
+        if (below(2) == 0)
+            os_sim_crash(copy, (uint64_t)round);
+        os_sim_free(copy);
+        sim = disk;
+        os = os_sim_os(disk);
+    }
+    if (mapped != NULL)
+        os->ops->unmap(file, mapped, MIB_BYTES);
+    os->ops->close(file);
+    free(now);
+    free(there);
+}
+
 /* ---------------------------------------------------------------- damage */
 
 static void test_damage(void **state)
@@ -1453,6 +1538,7 @@ int main(void)
         TEST(test_failed_sync),
         TEST(test_counts),
         TEST(test_deterministic_and_copied),
+        TEST(test_copies_of_a_disk_at_work),
         TEST(test_damage),
         TEST(test_beyond_the_end),
         TEST(test_reserved_range),
