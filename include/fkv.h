@@ -116,7 +116,8 @@ typedef struct fkv_scan fkv_scan;
 enum {
     FKV_OPEN_READ_ONLY = 1u << 0, /* open for reading; nothing is written, not even recovery */
     FKV_NO_CREATE = 1u << 1,      /* an error rather than a new store where there is none */
-    FKV_EXCLUSIVE = 1u << 2,      /* an error (FKV_EXISTS) where there is a file already */
+    FKV_EXCLUSIVE = 1u << 2,      /* an error (FKV_EXISTS) where there is a file already; not
+                                   * together with one of the two above (FKV_INVALID) */
     FKV_DIGEST = 1u << 3,         /* new store: keep a salted 26-byte BLAKE3 digest, not the key */
     FKV_NO_THREAD = 1u << 4,      /* start no thread; all work is done inside the calls */
     FKV_NO_VERIFY = 1u << 5,      /* do not verify the checksum of every record that is read */

@@ -192,6 +192,8 @@ static enum fkv_error check_options(const fkv_options *options)
                            FKV_READ_WITHOUT_MAPPING;
     if (options->flags & ~known)
         return error_set(FKV_INVALID, "unknown flags %#x", options->flags & ~known);
+    if ((options->flags & FKV_EXCLUSIVE) && (options->flags & (FKV_NO_CREATE | FKV_OPEN_READ_ONLY)))
+        return error_set(FKV_INVALID, "FKV_EXCLUSIVE asks for a new store, another flag for none");
     if (options->garbage_percent_max &&
         (options->garbage_percent_max < 10 || options->garbage_percent_max > 100))
         return error_set(FKV_INVALID, "garbage_percent_max is %u, not from 10 to 100",

@@ -1274,6 +1274,8 @@ static void test_open_flags(void **state)
     expect(try_open(place->path, FKV_NO_CREATE, &db), FKV_NOT_EXIST);
     assert_null(db);
     expect(try_open(place->path, FKV_OPEN_READ_ONLY, &db), FKV_NOT_EXIST);
+    expect(try_open(place->path, FKV_EXCLUSIVE | FKV_NO_CREATE, &db), FKV_INVALID);
+    expect(try_open(place->path, FKV_EXCLUSIVE | FKV_OPEN_READ_ONLY, &db), FKV_INVALID);
     assert_false(file_exists(place->path));
     assert_false(file_exists(place->log_path));
     db = open_with(place->path, FKV_EXCLUSIVE);
@@ -1281,6 +1283,8 @@ static void test_open_flags(void **state)
     must(fkv_close(db));
     expect(try_open(place->path, FKV_EXCLUSIVE, &db), FKV_EXISTS);
     assert_null(db);
+    expect(try_open(place->path, FKV_EXCLUSIVE | FKV_NO_CREATE, &db), FKV_INVALID);
+    expect(try_open(place->path, FKV_EXCLUSIVE | FKV_OPEN_READ_ONLY, &db), FKV_INVALID);
     db = open_with(place->path, FKV_NO_CREATE);
     assert_text(db, "a", "1");
     must(fkv_close(db));
