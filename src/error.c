@@ -70,9 +70,10 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
     const char *text = strerror_r(-errno_negative, reason, sizeof reason);
     size_t length = strlen(path), cut = length > PATH_MOST ? length - PATH_MOST : 0;
     return error_set(error, "%s %s%s: %s", what, cut ? "..." : "", path + cut,
-                     errno_negative == -ENODATA ? "the file ends before"
-                     : errno_negative == -ENXIO ? "a pipe, a socket or a device, not a file"
-                                                : text);
+                     errno_negative == -ENODATA       ? "the file ends before"
+                     : errno_negative == -ENXIO       ? "a pipe, a socket or a device, not a file"
+                     : errno_negative == -EWOULDBLOCK ? "open in another handle or process"
+                                                      : text);
 }
 
 enum fkv_error error_sync(int errno_negative, const char *path)

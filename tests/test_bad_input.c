@@ -947,6 +947,9 @@ static void test_symbolic_links(void **state)
     assert_text(db, "a", "1");
     fkv *second = NULL;
     expect(try_open(place->other, 0, &second), FKV_IN_USE);
+    expect(fkv_check_file(place->other, NULL, NULL, 0), FKV_IN_USE);
+    expect(fkv_repair(place->other, "new", NULL, NULL, 0), FKV_IN_USE);
+    assert_true(strstr(fkv_error_detail(NULL), "another handle or process") != NULL);
     must(fkv_close(db));
     assert_int_equal(run_child(put_through_link, place), 0);
     must(fkv_check_file(place->other, NULL, NULL, 0));
