@@ -36,7 +36,7 @@ static const char help[] =
     "                          it if there is none; keys that are there already are set\n"
     "\n"
     "  -e, --escaped    get, put, delete: KEY and VALUE, and the value that get prints, are\n"
-    "                   written as in dumps:\n"
+    "                   written as in dumps (a value from standard input is not):\n"
     "                   \"\\\\\" is a backslash, \"\\xHH\" the byte of this hexadecimal number\n"
     "  -q, --quiet      backup, check, repair: print no problems and no sums; the exit status\n"
     "                   tells\n"
@@ -47,6 +47,7 @@ static const char help[] =
     "      --digest     put, load: a store that is created keeps digests, not keys\n"
     "  -h, --help       print this\n"
     "  -V, --version    print the version\n"
+    "      --           what follows are no options: fkv get FILE -- -KEY\n"
     "\n"
     "A dump begins with the line \"# fkv-dump 1\". Then comes a line a pair: the key, a tab, the\n"
     "value, with the escapes above for all bytes but those from space to tilde. It ends with the\n"
@@ -73,6 +74,8 @@ static int status_of(enum fkv_error error)
         return EXIT_DONE;
     case FKV_NOT_FOUND:
         return EXIT_NO_KEY;
+    case FKV_INVALID: /* an empty path */
+        return EXIT_USAGE;
     case FKV_DAMAGED:
     case FKV_TRUNCATED:
     case FKV_LOG_MISSING:
@@ -100,9 +103,11 @@ static int no_memory(void)
     return EXIT_FAILED;
 }
 
+static const char try_help[] = "Try \"fkv --help\".\n";
+
 static int usage(const char *why)
 {
-    fprintf(stderr, "fkv: %s\nTry \"fkv --help\".\n", why);
+    fprintf(stderr, "fkv: %s\n%s", why, try_help);
     return EXIT_USAGE;
 }
 
@@ -442,9 +447,9 @@ static enum fkv_error dump_one(struct dumping *dumping, fkv_scan *scan)
         value = dumping->value.bytes;
     }
     dumping->pairs++;
-    return dump_pair(stdout, &dumping->scratch, key, key_bytes, value, value_bytes)
-               ? FKV_OK
-               : error_set(FKV_IO, "standard output cannot be written");
+    if (dump_pair(stdout, &dumping->scratch, key, key_bytes, value, value_bytes))
+        return FKV_OK;
+    return ferror(stdout) ? FKV_IO : error_set(FKV_NO_MEMORY, "a pair has no room in memory");
 }
 
 static enum fkv_error dump_all(struct dumping *dumping, fkv *db)
@@ -478,8 +483,8 @@ static int command_dump(const struct command_line *line)
         error_claim(db->id);
     text_drop(&dumping.scratch);
     text_drop(&dumping.value);
-    int status = error ? complain(db, error) : EXIT_DONE;
-    int written = finish_output();
+    int written = finish_output(); /* says so if that was the error */
+    int status = error && !(error == FKV_IO && written) ? complain(db, error) : EXIT_DONE;
     return close_store(db, status ? status : written);
 }
 
@@ -577,8 +582,9 @@ int main(int argc, char **argv)
         case 'V':
             printf("fkv %s\n", fkv_version());
             return finish_output();
-        default:
-            return usage("unknown option");
+        default: /* getopt has said what is wrong */
+            fputs(try_help, stderr);
+            return EXIT_USAGE;
         }
     }
     if (optind == argc)

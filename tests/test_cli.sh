@@ -64,6 +64,11 @@ expect 2 "$fkv" get
 expect 2 "$fkv" get s
 expect 2 "$fkv" get s k v
 expect 2 "$fkv" --nothing
+err_has nothing
+expect 2 "$fkv" backup s t --rate
+err_has 'requires an argument'
+grep -q unknown err && fail 'an option without its argument is said to be unknown'
+expect 2 "$fkv" check ''
 for command in 'stat -q s' 'stat --rate=1M s' 'get -q s k' 'get --digest s k' 'put -p s k v' \
     'put --rate=1M s k v' 'delete -a s k' 'delete --digest s k' 'dump -e s' 'load -e s' 'load -q s' \
     'check -e s' 'check --digest s' 'repair --rate=1M s t' 'backup -a s t' 'backup -e s t'; do
@@ -255,6 +260,7 @@ expect 4 "$fkv" check empty
 # ---------------------------------------------------------------- output that goes nowhere
 "$fkv" dump s >/dev/full 2>err
 [ $? -eq 4 ] || fail 'a dump to a full disk'
+[ "$(wc -l <err)" -eq 1 ] || fail "a dump to a full disk says: $(cat err)"
 "$fkv" get s big >/dev/full 2>err
 [ $? -eq 4 ] || fail 'a value to a full disk'
 
