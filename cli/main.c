@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "loader.h"
-#include "store.h" /* is it of digests? */
+#include "store.h" /* is it of digests? how long is a slot? */
 
 enum exit_status {
     EXIT_DONE = 0,
@@ -321,6 +321,7 @@ static void print_count(const char *name, uint64_t count, const char *more)
 
 static int command_stat(const struct command_line *line)
 {
+    enum { SLOT_BYTES = PAGE_BYTES / SLOTS_PER_PAGE };
     fkv *db;
     fkv_stats stats;
     enum fkv_error error = open_store(line, FKV_OPEN_READ_ONLY, &db);
@@ -329,6 +330,7 @@ static int command_stat(const struct command_line *line)
     if ((error = fkv_get_stats(db, &stats, sizeof stats)))
         return close_store(db, complain(db, error));
     char text[64] = "";
+    uint64_t index = stats.index_slots * SLOT_BYTES; /* hardly any of it is in memory now */
     print_count("keys", stats.keys, "");
     print_bytes("live bytes", stats.live_cells * stats.cell_bytes, "");
     if (stats.live_cells)
@@ -340,8 +342,8 @@ static int command_stat(const struct command_line *line)
     print_bytes("log to replay", stats.log_bytes_live, "");
     text[0] = 0;
     if (stats.keys)
-        snprintf(text, sizeof text, "%.1f a key", (double)stats.index_bytes / (double)stats.keys);
-    print_bytes("index bytes", stats.index_bytes, text);
+        snprintf(text, sizeof text, "%.1f a key", (double)index / (double)stats.keys);
+    print_bytes("index bytes", index, text);
     print_count("sectors", stats.file_bytes >> 20, "of 1 MiB, the header's included");
     print_count("  values", stats.sectors_values, "");
     print_count("  large", stats.sectors_large, "pieces of values of more than 1 MiB");

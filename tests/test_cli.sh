@@ -128,6 +128,15 @@ err_has '100%'
 expect 0 "$fkv" stat s
 out_has '^keys  *7$'
 out_has '^  large  *2 '
+{
+    echo '# fkv-dump 1'
+    seq 3000 | sed 's/$/	value/'
+    echo '# end 3000'
+} >many
+expect_from 0 many "$fkv" load n
+expect 0 "$fkv" stat n
+sed -n 's/^index bytes .*  \([0-9]*\)\.[0-9] a key$/\1/p' out | grep -qE '^(1[6-9]|2[0-9]|3[0-9])$' ||
+    fail "the index of 3000 keys: $(grep '^index' out)"
 
 # ---------------------------------------------------------------- dump, load
 expect 0 "$fkv" dump s
