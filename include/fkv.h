@@ -138,7 +138,8 @@ enum {
 
 /*
  * Options of fkv_open. Always initialise with fkv_options_init and change what you need: fields
- * are only ever added, at the end, and zero means the default.
+ * are only ever added, at the end, and zero means the default. Fields that a newer header has than
+ * the library is of are not looked at, whatever is in them.
  */
 typedef struct fkv_options {
     size_t size;    /* set by fkv_options_init; the library's guard for its own growth */
@@ -294,7 +295,7 @@ FKV_API enum fkv_error fkv_borrow(fkv *db, const void *key, size_t key_bytes, co
 /*
  * Many keys at once. Each call answers `count` reads, each with a status of its own, in the order
  * in which they are given. Where the data is in memory, a key takes about a third of the time of
- * one asked for alone, from 16 keys on: all their buckets of the index are fetched at the same
+ * one asked for alone, from 32 keys on: all their buckets of the index are fetched at the same
  * time, then their records. Where it is not, fkv_get_many has up to 64 reads of the device under
  * way (io_uring; without it, one after the other behind a hint to the system).
  *
@@ -359,12 +360,13 @@ FKV_API enum fkv_error fkv_sync(fkv *db);
  * more use.
  *
  * The writes are held in memory until commit, and its records or, where they are more than 4 MiB,
- * references to them must fit into twice log_bytes_max: some million operations by default, else it
- * is FKV_FULL. At most 65,536 of the values may be stored in pieces (see fkv_borrow), else it is
- * FKV_INVALID. After FKV_FULL and FKV_NO_MEMORY, and FKV_INVALID for unknown flags, the transaction
- * is open still, and can be tried again. Otherwise fkv_txn_commit and fkv_txn_abort end the
- * transaction; the handle stays valid, answering FKV_TXN_ENDED, until fkv_txn_free, which aborts a
- * transaction that is still open. fkv_txn_free(NULL) does nothing.
+ * references to them (32 bytes an operation are counted) must fit into twice log_bytes_max and 64
+ * MiB: some 18 million operations by default, else it is FKV_FULL. At most 65,536 of the values may
+ * be stored in pieces (see fkv_borrow), else it is FKV_INVALID. After FKV_FULL and FKV_NO_MEMORY,
+ * and FKV_INVALID for unknown flags, the transaction is open still, and can be tried again.
+ * Otherwise fkv_txn_commit and fkv_txn_abort end the transaction; the handle stays valid, answering
+ * FKV_TXN_ENDED, until fkv_txn_free, which aborts a transaction that is still open.
+ * fkv_txn_free(NULL) does nothing.
  *
  * Errors of fkv_txn_begin: FKV_READ_ONLY, FKV_FAILED, FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED.
  */
@@ -444,7 +446,7 @@ FKV_API uint64_t fkv_snapshot_keys(const fkv_snapshot *snapshot);
  * fails, and changes nothing, with FKV_FULL or FKV_NO_MEMORY, and may be tried again; or with
  * FKV_CONFLICT if others have written more than 64 GiB since the load began, and with FKV_FAILED
  * after a failed write. A load may have some 20 million pairs with the default log_bytes_max (24
- * bytes a pair must fit twice that); FKV_FULL beyond.
+ * bytes a pair must fit twice that and 64 MiB); FKV_FULL beyond.
  *
  * Errors of fkv_load_begin: FKV_CONFLICT if there is a load, FKV_READ_ONLY, FKV_FAILED,
  * FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED. Of fkv_load_put: those of fkv_put, but that a full disk
@@ -653,7 +655,7 @@ typedef struct fkv_stats {
     uint64_t log_bytes;      /* length of the log file */
     uint64_t log_bytes_live; /* of it, what a recovery would have to read */
     uint64_t index_slots;    /* of all its pages, also those that are not in memory now */
-    uint64_t index_bytes;    /* memory of the index, directory and page tables included */
+    uint64_t index_bytes;    /* memory of the index now, directory and page tables included */
     uint64_t index_splits;   /* segments rebuilt to grow, split, shrink or merge, since open */
     uint64_t memory_bytes;   /* all memory the library holds for this store, what is open on it
                               * (snapshots, transactions, queues...) included; not what a call
@@ -683,7 +685,8 @@ typedef struct fkv_stats {
 
 /*
  * Fill in `stats`, which the caller made: `stats_bytes` is sizeof(fkv_stats), so that programs
- * built against an older header keep working. Errors: FKV_INVALID, FKV_FORKED.
+ * built against an older header keep working. Waits for a commit, or a check, that is under way.
+ * Errors: FKV_INVALID, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_get_stats(fkv *db, fkv_stats *stats, size_t stats_bytes);
 
