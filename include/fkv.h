@@ -368,12 +368,16 @@ FKV_API enum fkv_error fkv_sync(fkv *db);
  * FKV_TXN_ENDED, until fkv_txn_free, which aborts a transaction that is still open.
  * fkv_txn_free(NULL) does nothing.
  *
- * Errors of fkv_txn_begin: FKV_READ_ONLY, FKV_FAILED, FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED.
+ * Errors of fkv_txn_begin: FKV_READ_ONLY, FKV_FAILED, FKV_NO_MEMORY, FKV_INVALID, FKV_FORKED. Of
+ * fkv_txn_put and fkv_txn_delete: FKV_INVALID, FKV_KEY_TOO_LARGE, FKV_VALUE_TOO_LARGE,
+ * FKV_NO_MEMORY, FKV_FORKED; of fkv_txn_get and fkv_txn_exists, beside FKV_CONFLICT: as fkv_get; of
+ * fkv_txn_abort: FKV_INVALID, FKV_FORKED. Of all of them FKV_TXN_ENDED, also once the store is
+ * closed.
  */
 FKV_API enum fkv_error fkv_txn_begin(fkv *db, fkv_txn **txn);
 FKV_API enum fkv_error fkv_txn_put(fkv_txn *txn, const void *key, size_t key_bytes,
                                    const void *value, size_t value_bytes);
-/* FKV_OK also if the key is absent: whether it is shows at commit, and is no error. */
+/* FKV_OK also if the key is absent, and so is the commit. */
 FKV_API enum fkv_error fkv_txn_delete(fkv_txn *txn, const void *key, size_t key_bytes);
 FKV_API enum fkv_error fkv_txn_get(fkv_txn *txn, const void *key, size_t key_bytes, void *buffer,
                                    size_t buffer_bytes, size_t *value_bytes);
@@ -619,10 +623,11 @@ FKV_API enum fkv_error fkv_async_get(fkv_async *async, const void *key, size_t k
 FKV_API enum fkv_error fkv_async_submit(fkv_async *async);
 
 /*
- * Take up to `room` completions; *count receives how many: of reads, at most a quarter of the depth
- * at a time, so that the disk works while the program does. With `wait` not 0, wait for at least
- * one if any get is open. fkv_error_detail of the store has more about the get that failed last.
- * After the store was closed, the rest can still be taken. Errors: FKV_INVALID, FKV_IO, FKV_FORKED.
+ * Take up to `room` completions, at least 1; *count receives how many: of reads, at most a quarter
+ * of the depth at a time, so that the disk works while the program does. With `wait` not 0, wait
+ * for at least one if any get is open. fkv_error_detail of the store has more about the get that
+ * failed last. After the store was closed, the rest can still be taken. Errors: FKV_INVALID,
+ * FKV_IO, FKV_FORKED.
  */
 FKV_API enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion *completions,
                                       size_t room, size_t *count);
