@@ -195,12 +195,12 @@ FKV_API void fkv_options_init(fkv_options *options);
  * FKV_IS_DIRECTORY, FKV_IN_USE, FKV_NOT_A_STORE, FKV_UNKNOWN_FORMAT, FKV_TRUNCATED, FKV_DAMAGED,
  * FKV_LOG_MISMATCH, FKV_LOG_MISSING, FKV_MODE_MISMATCH, FKV_EXISTS, and FKV_FORKED in a process
  * that was forked inside a read section, which cannot use fkv. fkv_error_detail(NULL) says more.
- * FKV_NO_MEMORY may also be a limit of address space (RLIMIT_AS): about 100 GB are reserved. A
- * file that is refused is left as it was (unless the values that a whole log names turn out to be
- * damaged when it is replayed: then others of the log may have been written where they belong), and
- * one that this call has made is removed when it fails; but if it fails as the disk does (FKV_IO),
- * it may leave the beginning of a store, which FKV_EXCLUSIVE refuses, and which is completed
- * without it.
+ * FKV_NO_MEMORY may also be a limit of address space (RLIMIT_AS): about 100 GB are reserved, or
+ * less where that is limited, a quarter of it for the index; 40 GB suffice. A file that is refused
+ * is left as it was (unless the values that a whole log names turn out to be damaged when it is
+ * replayed: then others of the log may have been written where they belong), and one that this
+ * call has made is removed when it fails; but if it fails as the disk does (FKV_IO), it may leave
+ * the beginning of a store, which FKV_EXCLUSIVE refuses, and which is completed without it.
  */
 FKV_API enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db);
 

@@ -39,6 +39,8 @@ void reservation_drop(struct reservation *reservation);
 
 /* How much memory the machine has, in bytes; 0 if it does not say. */
 uint64_t memory_of_machine(void);
+/* The limit of this process's address space; UINT64_MAX: there is none. */
+uint64_t memory_address_limit(void);
 
 #ifdef FKV_TESTING
 /* Make the n-th request from now fail (and those after it too, if `forever`); 0: none. */

@@ -13,8 +13,9 @@
 
 static enum fkv_error frames_make(struct frame_arena *frames)
 {
-    /* More than the machine has; less where address space is limited. */
+    /* More than the machine has; less where address space is limited, which others need too. */
     size_t bytes = max_u64(64 * GIB, round_up(2 * memory_of_machine(), GIB));
+    bytes = min_u64(bytes, round_up(memory_address_limit() / 4, GIB));
     while (reservation_make(&frames->bytes, bytes, true) != 0) {
         bytes /= 4;
         if (bytes < 16 * MIB)

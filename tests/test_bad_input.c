@@ -712,6 +712,30 @@ static void test_permissions(void **state)
     assert_int_equal(file_hash(place->log_path), log);
 }
 
+/* More than is needed: whatever the limit is, what is reserved is to fit. */
+static void open_with_address_space(void *context)
+{
+    const struct place *place = context;
+    struct rlimit before;
+    fkv *db;
+    if (getrlimit(RLIMIT_AS, &before) != 0)
+        exit(1);
+    for (rlim_t gib = 40; gib <= 200; gib += 5) {
+        struct rlimit limit = {min_u64(gib * GIB, before.rlim_max), before.rlim_max};
+        if (setrlimit(RLIMIT_AS, &limit) != 0 || fkv_open(place->path, NULL, &db) ||
+            fkv_put(db, "a", 1, "1", 1) || fkv_close(db))
+            exit((int)gib);
+    }
+}
+
+static void test_limited_address_space(void **state)
+{
+    struct place *place = *state;
+    if (SANITIZED) /* they need more of it than there is */
+        skip();
+    assert_int_equal(run_child(open_with_address_space, place), 0);
+}
+
 /* The log alone may be forbidden too. */
 static void open_forbidden_log(void *context)
 {
@@ -1259,6 +1283,7 @@ int main(void)
         in_place(test_damaged_log),
         in_place(test_damaged_log_of_unflushed_values),
         in_place(test_permissions),
+        in_place(test_limited_address_space),
         in_place(test_forbidden_log),
         in_place(test_immutable_file),
         in_place(test_read_only_file_system),
