@@ -167,7 +167,12 @@ static uint32_t list_moves(struct fkv *db, struct move *moves, uint32_t most)
 static enum fkv_error copy(struct fkv *db, struct move *move, uint32_t others, bool may_wait)
 {
     uint64_t entry;
-    bool waits = may_wait;
+    uint64_t sequence = sector_view(&db->sectors, (uint32_t)(move->from / SECTOR_CELLS))->sequence;
+    uint32_t place = record_place(sequence, move->from % SECTOR_CELLS);
+    /* One that is damaged may seem to be of a key that the index has not, or of another length. If
+     * it waited, nobody would see that. */
+    bool waits =
+        may_wait && record_verify(move->record, (size_t)move->cells * CELL_BYTES, db->seed, place);
     enum fkv_error error = index_prepare_move(&db->index, move->hash, others, &entry, &waits);
     if (error)
         return error;
@@ -175,11 +180,9 @@ static enum fkv_error copy(struct fkv *db, struct move *move, uint32_t others, b
         return error_set(FKV_DAMAGED, "%s: the index does not lead to a live record", db->path);
     if ((error = tail_prepare(&db->tail, move->cells, RESERVE_NONE)))
         return error;
-    uint64_t sequence = sector_view(&db->sectors, (uint32_t)(move->from / SECTOR_CELLS))->sequence;
     uint8_t *to = tail_append(&db->tail, move->cells, &move->to);
     memcpy(to, move->record, move->cells * CELL_BYTES);
-    uint32_t checksum = record_header(to).checksum ^
-                        record_place(sequence, move->from % SECTOR_CELLS) ^
+    uint32_t checksum = record_header(to).checksum ^ place ^
                         record_place(db->tail.sequence, move->to % SECTOR_CELLS);
     memcpy(to, &checksum, sizeof checksum);
     db->collector.moved_bytes += move->cells * CELL_BYTES;
