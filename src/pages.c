@@ -374,8 +374,10 @@ bool pages_load_step(struct pages *pages, enum space space, uint32_t number, str
          * while the lock is held. */
         if (copy->error == FKV_DAMAGED)
             copy_read(pages, space, number, copy);
-        if ((*error = copy->error))
+        if ((*error = copy->error)) {
+            page->known = 0;
             return true;
+        }
         copy_adopt(pages, space, number, copy);
     }
     *frame = page->frame;
@@ -759,15 +761,19 @@ uint32_t pages_park(struct pages *pages, enum space space, uint32_t number)
 bool pages_await(struct pages *pages, const uint32_t *number, uint32_t count, struct moves *moves)
 {
     assert(pages_can_await(pages));
+    /* One that cannot be read would keep all checkpoints waiting. */
+    for (uint32_t i = 0; i < count; i++) {
+        const struct page *page = pages_find(pages, SPACE_INDEX, number[i]);
+        if (!page->frame && !page->known)
+            return false;
+    }
     for (uint32_t i = 0; i < count; i++) {
         struct page *page = pages_find(pages, SPACE_INDEX, number[i]);
         struct page_chunk *chunk = pages->space[SPACE_INDEX].chunks[number[i] / NODE_FANOUT];
         struct delta *delta = *delta_of(pages, SPACE_INDEX, number[i]);
         if (page->frame)
             continue;
-        /* One that cannot be read would keep all checkpoints waiting. */
-        if (!page->known ||
-            (!delta && !(delta = park(pages, chunk, number[i], &(struct units){0}, NULL))))
+        if (!delta && !(delta = park(pages, chunk, number[i], &(struct units){0}, NULL)))
             return false;
         delta->moves = moves;
         if (page->epoch != pages->epoch)

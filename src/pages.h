@@ -51,7 +51,7 @@ struct page {
     uint32_t saved; /* frame that holds the content for the running checkpoint; 0 none */
     uint32_t epoch; /* in which it last changed */
     uint16_t zero;  /* discarded, and not in a frame since: zeros, whatever lies at `location` */
-    uint16_t known; /* was in a frame before it left memory: it can be read */
+    uint16_t known; /* was in a frame before it left memory, and could be read since */
 };
 
 /* 256 pages: what one node of the lowest level refers to. */

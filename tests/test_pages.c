@@ -812,6 +812,40 @@ static void test_parked_and_moved(void **state)
     free(world);
 }
 
+/* A page that is damaged takes no moves once somebody has seen that, nor do others for its sake: to
+ * be spilled it would have to be read, and no checkpoint could begin. */
+static void test_damaged_page_awaits_nothing(void **state)
+{
+    (void)state;
+    enum { LOST = 9 };
+    struct world *world = malloc(sizeof *world);
+    make_pages(world, 9);
+    struct pages *pages = &world->file.pages;
+    const uint32_t numbers[] = {5, LOST};
+    struct moves moves = {0};
+    uint32_t frame;
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_ok(pages_load(pages, 0, numbers[i], &frame));
+        world->now.version[0][numbers[i]] = new_version(world);
+        content(0, numbers[i], world->now.version[0][numbers[i]],
+                pages_write(pages, 0, numbers[i]));
+        assert_ok(pages_spill(pages, 0, numbers[i]));
+        frame_free(pages, pages_evict(pages, 0, numbers[i]));
+    }
+    assert_true(pages_await(pages, numbers, 2, &moves));
+    unpark_all(world);
+    os_sim_settle(world->sim);
+    uint64_t place = pages_find(pages, 0, LOST)->location * PAGE_BYTES;
+    assert_int_equal(os_sim_flip_bit(world->sim, "pages", place * 8), 0);
+    assert_error(pages_load(pages, 0, LOST, &frame), FKV_DAMAGED);
+    assert_false(pages_await(pages, numbers, 2, &moves));
+    assert_false(pages_any_parked(pages));
+    assert_int_equal(os_sim_flip_bit(world->sim, "pages", place * 8), 0);
+    check_all(world);
+    drop_world(world);
+    free(world);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -823,6 +857,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_spilling_beside),
         cmocka_unit_test(test_back_and_forth),
         cmocka_unit_test(test_parked_and_moved),
+        cmocka_unit_test(test_damaged_page_awaits_nothing),
         cmocka_unit_test(test_model),
     };
     return SUPPORT_RUN(argc, argv, tests);
