@@ -216,17 +216,23 @@ static void log_moves(struct fkv *db, const struct move *moves, uint32_t count)
     log_end(&db->log, sizeof(struct format_frame) + (uint64_t)(to - begin), FRAME_COLLECT, 0);
 }
 
+/* So many sectors may have to be opened for the records: each is full but for less than one. */
+static uint32_t sectors_for(const struct move *moves, uint32_t count)
+{
+    uint32_t cells = 0;
+    for (uint32_t i = 0; i < count; i++)
+        cells += moves[i].cells;
+    return cells / (SECTOR_CELLS - SECTOR_HEADER_CELLS - RECORD_CELLS_MAX) + 1;
+}
+
 /* Do some of what is owed; false if no more can be done now. */
 static bool step(struct fkv *db)
 {
     struct move moves[MOVES_AT_ONCE];
     if (!find_front(db))
         return false;
-    /* All pages that a move may wait for count as changed, and need room in the file. */
-    bool may_wait = db->index.frames_max &&
-                    !sectors_reserve(&db->sectors, 0, 0, MOVES_AT_ONCE * SEGMENT_PAGES_MAX);
     if (pages_reserve_frames(&db->pages, 4 * MOVES_AT_ONCE) ||
-        (!may_wait && sectors_reserve(&db->sectors, 0, 0, 0)) ||
+        sectors_reserve(&db->sectors, 0, 0, 0) ||
         log_reserve(&db->log, log_bytes_for(db, MOVES_AT_ONCE), &db->collector.log_full))
         return false;
     struct collector *collector = &db->collector;
@@ -235,6 +241,11 @@ static bool step(struct fkv *db)
     uint32_t count = list_moves(db, moves, MOVES_AT_ONCE);
     if (!count)
         return collector->cell != before.cell || collector->sequence != before.sequence;
+    /* All pages that a move may wait for count as changed, and need room in the file, beside the
+     * sectors that the records go to. */
+    bool may_wait =
+        db->index.frames_max &&
+        !sectors_reserve(&db->sectors, sectors_for(moves, count), 0, count * SEGMENT_PAGES_MAX);
     uint32_t done = 0;
     enum fkv_error error = FKV_OK;
     while (done < count && !(error = copy(db, &moves[done], done, may_wait)))

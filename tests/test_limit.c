@@ -668,6 +668,48 @@ static void test_damaged_keys(void **state)
     os_sim_free(sim);
 }
 
+/* Where the disk is full, the collector opens its next sector only beside as many places as all the
+ * pages may need that come to wait in the same step; else they are to be looked at. */
+static void test_waiting_on_a_full_disk(void **state)
+{
+    (void)state;
+    enum { MANY = 200000, PLACES = 8, SLACK_PLACES = 64 /* in what is needed */, STEPS = 20000 };
+    static uint32_t held[4096];
+    uint32_t count = 0;
+    struct os_sim *sim = os_sim_new(NULL);
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.index_memory_max = 512 << 10;
+    fkv *db;
+    must(store_open(os_sim_os(sim), "store", &options, &db));
+    for (uint32_t round = 1; round <= 3; round++) {
+        for (uint32_t key = 0; key < MANY; key += round)
+            must(fkv_put(db, &key, sizeof key, &key, sizeof key));
+        must(fkv_checkpoint(db));
+    }
+    tail_seal(&db->tail);
+    os_sim_set_capacity(sim, 1); /* the file does not grow */
+    while (db->sectors.free_backed_count > 2)
+        must(sectors_take(&db->sectors, &held[count++]));
+    assert_true(pages_places_free(&db->pages) >= PLACES);
+    uint64_t taken = pages_places_free(&db->pages) - PLACES;
+    db->pages.used_pages += taken;
+    pthread_mutex_lock(&db->writer);
+    assert_true(collect_further(db, STEPS, 0) > 0 && db->tail.open);
+    pthread_mutex_unlock(&db->writer);
+    assert_int_equal(db->sectors.free_backed_count, 1);
+    print_message("%" PRIu64 " places for pages are needed\n", pages_places_needed(&db->pages, 0));
+    assert_true(pages_places_needed(&db->pages, 0) <= PLACES + SECTOR_PAGES + SLACK_PLACES);
+    db->pages.used_pages -= taken;
+    while (count)
+        sectors_give(&db->sectors, held[--count]);
+    os_sim_set_capacity(sim, 0);
+    must(fkv_check(db, NULL, NULL, 0));
+    must(fkv_close(db));
+    os_sim_free(sim);
+}
+
 /* So small a limit means many checkpoints, and what they sync is of no matter here. */
 #define in_memory(function) \
     cmocka_unit_test_setup_teardown(function, place_make_in_memory, place_drop)
@@ -690,6 +732,7 @@ int main(void)
         cmocka_unit_test(test_errors_of_reads),
         cmocka_unit_test(test_refused_puts),
         cmocka_unit_test(test_damaged_keys),
+        cmocka_unit_test(test_waiting_on_a_full_disk),
     };
     return run_all(tests);
 }
