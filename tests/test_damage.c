@@ -37,6 +37,7 @@ DAMAGE(digests, 10)
 DAMAGE(snapshots, 3)
 DAMAGE(loads, 3)
 DAMAGE(by_call, 5)
+DAMAGE(limited, 1)
 
 static void print_totals(void)
 {
@@ -58,7 +59,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(damage_refer),      cmocka_unit_test(damage_log),
         cmocka_unit_test(damage_shrinking),  cmocka_unit_test(damage_digests),
         cmocka_unit_test(damage_snapshots),  cmocka_unit_test(damage_loads),
-        cmocka_unit_test(damage_by_call),
+        cmocka_unit_test(damage_by_call),    cmocka_unit_test(damage_limited),
     };
     int failed = SUPPORT_RUN(argc, argv, tests);
     print_totals();
