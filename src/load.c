@@ -128,8 +128,12 @@ static enum fkv_error write_sector(struct fkv_load *load)
     for_pads(last->end, write_pad, load);
     uint64_t offset = (uint64_t)last->sector * SECTOR_BYTES;
     int status = db->sectors.ops->write(db->file, load->buffer, SECTOR_BYTES, offset);
-    if (status)
-        return load->failed = error_os(status, "write values to", db->path);
+    if (status) {
+        enum fkv_error error = error_os(status, "write values to", db->path);
+        if (error != FKV_FULL && error != FKV_NO_MEMORY) /* else it is written again, whole */
+            load->failed = error;
+        return error;
+    }
     db->sectors.ops->start_writeback(db->file, offset, SECTOR_BYTES);
     db->tail.written_bytes += SECTOR_BYTES;
     load->written = true;

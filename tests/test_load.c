@@ -24,13 +24,17 @@ struct world {
     uint32_t stamps;
 };
 
-/* Writes to the store's file fail from this one on, as after a kill; 0: never. */
+/* Writes to the store's file fail from this one on, as after a kill; 0: never. And so does each
+ * second one of a sector, for want of room. */
 static uint64_t write_fails_at, writes;
+static bool half_full;
 
 static int counted_write(struct os_file *file, const void *bytes, size_t count, uint64_t offset)
 {
     if (++writes >= write_fails_at && write_fails_at)
         return -EIO;
+    if (half_full && count == SECTOR_BYTES && writes % 2)
+        return -ENOSPC;
     return os_posix()->ops->write(file, bytes, count, offset);
 }
 
@@ -347,6 +351,40 @@ static void test_no_memory(void **state)
     assert_ok(fkv_close(world.db));
 }
 
+/* A write that the disk has no room for is made again when the call is tried again. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    static struct world world;
+    make_world(&world, 4, FKV_NO_THREAD);
+    fkv_load *load = fill_load(&world, 10, false);
+    uint32_t refused = 0;
+    half_full = true;
+    for (uint32_t i = 0; i < 5000; i++) {
+        uint32_t key = (uint32_t)rng_below(&world.rng, KEYS), stamp = i * 997 + 1;
+        size_t bytes = value_of(stamp, value, false);
+        enum fkv_error error = fkv_load_put(load, &key, sizeof key, value, bytes);
+        if (error) {
+            assert_error(error, FKV_FULL);
+            assert_ok(fkv_load_put(load, &key, sizeof key, value, bytes));
+            refused++;
+        }
+        world.wanted[key] = stamp;
+    }
+    assert_true(refused > 2);
+    writes = 0;
+    assert_error(fkv_load_commit(load), FKV_FULL);
+    compare(&world, world.stamp);
+    half_full = false;
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    loaded(&world);
+    reopen(&world, FKV_NO_THREAD);
+    compare(&world, world.stamp);
+    check(&world);
+    assert_ok(fkv_close(world.db));
+}
+
 /* What a transaction reads while a load is put into effect is the state at its beginning, or a
  * conflict. */
 static struct watched {
@@ -405,7 +443,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_with_threads),        cmocka_unit_test(test_without_threads),
         cmocka_unit_test(test_kill_at_each_write),  cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_arguments),           cmocka_unit_test(test_beside_transactions),
-        cmocka_unit_test(test_seen_by_transaction),
+        cmocka_unit_test(test_seen_by_transaction), cmocka_unit_test(test_full_disk),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
