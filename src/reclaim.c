@@ -1,7 +1,7 @@
 #include "reclaim.h"
 #include "planted.h"
+#include "thread.h"
 
-#include <pthread.h>
 #include <time.h>
 
 #ifdef __SANITIZE_THREAD__
@@ -39,8 +39,11 @@ static void after_fork_child(void)
         forked_in_section = true;
         return;
     }
-    urcu_bp_after_fork_child();
-    call_rcu_after_fork_child();
+    sigset_t before;
+    urcu_bp_after_fork_child(); /* puts back the signals that it had blocked */
+    thread_block_signals(&before);
+    call_rcu_after_fork_child(); /* may start a thread */
+    thread_restore_signals(&before);
 }
 
 static void register_handlers(void)
@@ -81,6 +84,15 @@ static void grace_over(struct rcu_head *head)
         memory_free(grace);
 }
 
+/* The first in a process starts liburcu's thread. */
+static void begin(struct grace *grace)
+{
+    sigset_t before;
+    thread_block_signals(&before);
+    call_rcu(&grace->rcu, grace_over);
+    thread_restore_signals(&before);
+}
+
 static void release_waiting(struct reclaim *reclaim)
 {
     struct retired retired = reclaim->waiting;
@@ -105,7 +117,7 @@ void reclaim_poll(struct reclaim *reclaim, bool now)
         release_waiting(reclaim);
     } else if (reclaim->threads) {
         atomic_store_explicit(&reclaim->grace->state, RECLAIM_WAITING, memory_order_relaxed);
-        call_rcu(&reclaim->grace->rcu, grace_over);
+        begin(reclaim->grace);
     } else {
         atomic_store_explicit(&reclaim->grace->state, RECLAIM_WANTED, memory_order_release);
     }

@@ -2,15 +2,20 @@
 #include "thread.h"
 
 #include <sched.h>
-#include <signal.h>
+
+void thread_block_signals(sigset_t *before)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, before);
+}
 
 bool thread_start(pthread_t *thread, void *(*body)(void *), void *context, const char *name)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
+    sigset_t before;
+    thread_block_signals(&before);
     bool started = pthread_create(thread, NULL, body, context) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    thread_restore_signals(&before);
     if (started) {
         struct sched_param none = {0};
         pthread_setschedparam(*thread, SCHED_BATCH, &none);

@@ -1,7 +1,8 @@
 /*
  * Readers cost nothing and leave nothing: a reader beside a writer at full speed makes no system
  * call, while segments split, the collector moves records, checkpoints run and the file grows; and
- * threads that come and go by thousands, or end inside a read section, hold nothing up.
+ * threads that come and go by thousands, or end inside a read section, hold nothing up. And the
+ * threads that the library starts take no signals.
  *
  * System calls are counted by the kernel: a filter that only this thread has turns each of its
  * calls into a signal (seccomp). Only a scan makes some, one a sector, to have it read ahead. The
@@ -9,6 +10,7 @@
  */
 #include "api_support.h"
 
+#include <dirent.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -341,9 +343,66 @@ static void test_threads_come_and_go_without_threads(void **state)
     come_and_go_by_thousands(FKV_NO_THREAD);
 }
 
+/* ---------------------------------------------------------------- signals */
+
+/* Of a thread of this process. */
+static uint64_t blocked_signals(const char *thread)
+{
+    char path[300], line[200];
+    unsigned long long blocked = 0;
+    snprintf(path, sizeof path, "/proc/self/task/%s/status", thread);
+    FILE *file = fopen(path, "r");
+    insist(file != NULL);
+    while (fgets(line, sizeof line, file) && sscanf(line, "SigBlk: %llx", &blocked) != 1)
+        ;
+    fclose(file);
+    return blocked;
+}
+
+/* How many threads there are beside this one. None of them has SIGTERM or SIGALRM. */
+static int count_threads_without_signals(void)
+{
+    const uint64_t both = 1u << (SIGTERM - 1) | 1u << (SIGALRM - 1);
+    int count = 0;
+    DIR *threads = opendir("/proc/self/task");
+    insist(threads != NULL);
+    for (struct dirent *thread; (thread = readdir(threads));)
+        if (thread->d_name[0] != '.' && atol(thread->d_name) != syscall(SYS_gettid)) {
+            insist((blocked_signals(thread->d_name) & both) == both);
+            count++;
+        }
+    closedir(threads);
+    return count;
+}
+
+/* Liburcu's is among them, whoever had the first need of it. */
+static void test_signals_are_the_programs(void **state)
+{
+    (void)state;
+    struct scene scene = {0};
+    uint64_t random = 1;
+    assert_ok(fkv_open(support_path("signals"), NULL, &scene.db));
+    alarm(HANG_SECONDS);
+    while (count_threads_without_signals() < 3)
+        overwrite_all(&scene, &random);
+    alarm(0);
+    fflush(stdout);
+    pid_t child = fork(); /* it has one of its own, at once */
+    assert_true(child >= 0);
+    if (child == 0) {
+        count_threads_without_signals();
+        _exit(GOOD);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == GOOD);
+    assert_ok(fkv_close(scene.db));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_signals_are_the_programs),
         cmocka_unit_test(test_no_system_calls),
         cmocka_unit_test(test_no_system_calls_without_threads),
         cmocka_unit_test(test_threads_come_and_go),
