@@ -141,6 +141,10 @@ static void make_free(struct sectors *sectors, uint32_t sector)
 {
     assert(sector && !bit_get(&sectors->free_backed, sector));
     *sector_state(sectors, sector) = (struct sector){.type = SECTOR_FREE};
+    /* What leads to it is damaged, and nobody is to look: the file may come to end before. */
+    struct sector_view *view = sector_view(sectors, sector);
+    __atomic_store_n(&view->base, NULL, __ATOMIC_RELAXED);
+    __atomic_store_n(&view->sequence, 0, __ATOMIC_RELAXED);
     bit_set(&sectors->free_backed, sector);
     sectors->free_backed_count++;
     if (sector < sectors->free_hint)
@@ -537,11 +541,11 @@ static uint64_t *map_word(struct sectors *sectors, uint32_t sector, uint32_t wor
 }
 
 /* Does the snapshot see this life of the sector? To be asked once its map is known: one that was
- * not held may be opened again at any time before, and have a map left for a later snapshot. */
+ * not held may be free, or opened again, and have a map left for a later snapshot. */
 static bool is_of(const struct sectors *sectors, uint32_t sector, const struct undo_layer *layer)
 {
-    return __atomic_load_n(&sector_view(sectors, sector)->sequence, __ATOMIC_RELAXED) <
-           layer->sequence_end;
+    uint64_t sequence = __atomic_load_n(&sector_view(sectors, sector)->sequence, __ATOMIC_RELAXED);
+    return sequence && sequence < layer->sequence_end;
 }
 
 /* The order matters: a bit that is set after the snapshot is seen only if the map that was left

@@ -1024,6 +1024,30 @@ static void test_contradictions_are_found(void **state)
     }
 }
 
+/* Where the index leads to a sector that is free, the record is damaged, and nothing is touched:
+ * the file may end before. */
+static void test_entry_to_what_is_gone(void **state)
+{
+    enum { FILLERS = 200 };
+    (void)state;
+    struct world *world = world_make(11, FKV_NO_THREAD);
+    world_open(world);
+    for (uint32_t i = 0; i <= FILLERS; i++)
+        put(world, i, 20000);
+    uint64_t address = entry_of(world, FILLERS / 2) & ENTRY_ADDRESS_MASK;
+    struct slot *slot = slot_of(world, 0);
+    slot->entry = (slot->entry & ~ENTRY_ADDRESS_MASK) | address;
+    for (uint32_t i = 1; i <= FILLERS; i++)
+        erase(world, i);
+    assert_ok(fkv_checkpoint(world->db));
+    uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
+    assert_int_equal(sector_state(&world->db->sectors, sector)->type, SECTOR_FREE);
+    uint8_t key[2000], value[100];
+    assert_error(fkv_get(world->db, key, key_of(0, key), value, sizeof value, NULL), FKV_DAMAGED);
+    assert_non_null(strstr(fkv_error_detail(world->db), "in no values sector"));
+    world_drop(world);
+}
+
 /* With a page of the table lost the store cannot be opened; the rest is checked all the same. */
 static void test_rest_is_checked(void **state)
 {
@@ -1939,6 +1963,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_after_kill),
         cmocka_unit_test(test_damage_is_found),
         cmocka_unit_test(test_contradictions_are_found),
+        cmocka_unit_test(test_entry_to_what_is_gone),
         cmocka_unit_test(test_rest_is_checked),
         cmocka_unit_test(test_log_damage),
         cmocka_unit_test(test_flips_anywhere),
