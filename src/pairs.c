@@ -1,5 +1,7 @@
 #include "pairs.h"
 
+#include "planted.h"
+
 enum { SECTORS_AHEAD = 8 };
 
 enum fkv_error pairs_open(struct fkv_snapshot *snapshot, uint64_t position, uint32_t sector_end,
@@ -98,6 +100,7 @@ static enum fkv_error load(struct fkv_scan *pairs)
     read_ahead(pairs);
     rcu_read_lock();
     enum fkv_error error = sectors_map_at(&db->sectors, layer, pairs->sector, pairs->dead, &queued);
+    SCHEDULE_POINT();
     if (!error && queued) {
         records->base = __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
         records->seed = db->seed;
@@ -107,6 +110,7 @@ static enum fkv_error load(struct fkv_scan *pairs)
             error = copy_sector(pairs);
     }
     rcu_read_unlock();
+    SCHEDULE_POINT();
     if (error)
         records->end = 0;
     else if (queued)

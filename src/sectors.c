@@ -507,13 +507,19 @@ void sectors_release_held(struct sectors *sectors)
     }
 }
 
+/* Was it in the queue at the moment of the newest snapshot? */
+static bool is_older(const struct sectors *sectors, uint32_t sector)
+{
+    return undo_is_wanted(sectors->undo) &&
+           sector_view(sectors, sector)->sequence < sectors->undo->newest_open->sequence_end;
+}
+
 /* Before a record dies that the newest snapshot may see: leave the sector's map for it. */
 static enum fkv_error leave_map(struct sectors *sectors, uint32_t sector)
 {
     struct undo *undo = sectors->undo;
     uint32_t frame[2];
-    if (sector_state(sectors, sector)->type != SECTOR_VALUES ||
-        sector_view(sectors, sector)->sequence >= undo->newest_open->sequence_end ||
+    if (sector_state(sectors, sector)->type != SECTOR_VALUES || !is_older(sectors, sector) ||
         !undo_wants_map(undo, sector))
         return FKV_OK;
     enum fkv_error error = pages_load(sectors->pages, SPACE_MAPS, sector * 2, &frame[0]);
@@ -716,6 +722,9 @@ static void free_if_dead(struct sectors *sectors, uint32_t sector)
     sectors->dead_cells -= state->dead_cells;
     sectors->pad_cells -= state->pad_cells;
     drop_maps(sectors, sector);
+    if (is_older(sectors,
+                 sector)) /* open then, all dead: no map was left, but a scan may be in it */
+        sectors_hold(sectors, sector);
     quarantine(sectors, sector);
 }
 

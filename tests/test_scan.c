@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "planted.h"
 #include "record.h"
 #include "support.h"
 
@@ -245,6 +246,47 @@ static void nothing_to_scan(void **state)
     assert_ok(fkv_close(db));
 }
 
+/* ---------------------------------------------------------------- a sector that goes meanwhile */
+
+enum { LONG_BYTES = 130000, FILL_A_SECTOR = 7 };
+
+static fkv *beside;
+static uint32_t points;
+static uint8_t long_value[LONG_BYTES];
+
+/* Beside the scan of the only sector: it is full, written, and free, for nothing in it lives; and
+ * then, if anybody could, others use it. */
+static void write_beside(void)
+{
+    uint32_t puts = points == 0 ? 1 : points == 1 ? 12 * FILL_A_SECTOR : 0;
+    schedule_point = NULL; /* a put has such points too */
+    if (points++ == 1)
+        assert_ok(fkv_checkpoint(beside));
+    for (uint32_t k = 100; k < 100 + puts; k++)
+        assert_ok(fkv_put(beside, &k, sizeof k, long_value, sizeof long_value));
+    schedule_point = write_beside;
+}
+
+static void sector_without_life_is_held(void **state)
+{
+    (void)state;
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    assert_ok(fkv_open(support_path("held"), &options, &beside));
+    for (uint32_t k = 0; k < FILL_A_SECTOR; k++)
+        assert_ok(fkv_put(beside, &k, sizeof k, long_value, sizeof long_value));
+    for (uint32_t k = 0; k < FILL_A_SECTOR; k++)
+        assert_ok(fkv_delete(beside, &k, sizeof k));
+    points = 0;
+    schedule_point = write_beside;
+    struct found found = scan_all(beside);
+    schedule_point = NULL;
+    assert_true(points >= 2);
+    assert_int_equal(found.pairs + found.damaged, 0);
+    assert_ok(fkv_close(beside));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -253,6 +295,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_head_that_is_none_is_reported),
         cmocka_unit_test(bad_arguments),
         cmocka_unit_test(nothing_to_scan),
+        cmocka_unit_test(sector_without_life_is_held),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
