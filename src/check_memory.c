@@ -130,15 +130,20 @@ static void check_places(struct check *check)
 static void check_clean(struct check *check, enum space space, uint32_t number,
                         const struct page *page)
 {
-    if (!page->frame)
+    struct pages *pages = &check->db->pages;
+    pthread_mutex_lock(&pages->load_lock); /* a reader may bring it in; it does not leave again */
+    uint32_t frame = page->frame;
+    bool zero = page->zero;
+    pthread_mutex_unlock(&pages->load_lock);
+    if (!frame)
         return;
-    const void *bytes = frame_bytes(&check->db->pages, page->frame);
+    const void *bytes = frame_bytes(pages, frame);
     bool same = page->location ? page_checksum(bytes, page_seed(space, 0, number)) == page->checksum
                                : page_is_zero(bytes);
     if (!same)
         wrong(check, FKV_PART_MEMORY, "the %s page %u was changed and is not marked for it",
               image_space_name(space), number);
-    if (page->zero)
+    if (zero)
         wrong(check, FKV_PART_MEMORY, "the %s page %u is in memory and marked as zeros",
               image_space_name(space), number);
 }

@@ -281,6 +281,8 @@ static void *busybody(void *context)
         uint64_t choice = random_below(&random, 20);
         if (choice == 0)
             insist_ok(fkv_checkpoint(all->db));
+        else if (choice == 19)
+            insist_ok(fkv_check(all->db, NULL, NULL, 0));
         else if (choice < 4)
             insist_ok(fkv_sync(all->db));
         usleep((useconds_t)random_below(&random, 3000));
