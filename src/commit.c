@@ -606,10 +606,9 @@ static int64_t spare_places(const struct fkv *db)
            (int64_t)pages_places_needed(&db->pages, 0);
 }
 
-/* The disk is full. A checkpoint frees the places of pages that were changed, and what is in
- * quarantine; and what is dead among the living is freed by moving them together. False if none of
- * it makes room. */
-static bool make_room_on_disk(struct fkv *db)
+/* A checkpoint frees the places of pages that were changed, and what is in quarantine; and what is
+ * dead among the living is freed by moving them together. */
+bool commit_make_room(struct fkv *db)
 {
     enum { WORTH_WHILE = 32 };
     int64_t spare = spare_places(db);
@@ -649,7 +648,7 @@ static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, si
             break;
         db->making_room = true;
         /* A log that is full again after a checkpoint was filled by others: try again then. */
-        bool made = shortage == SHORTAGE_OF_DISK ? make_room_on_disk(db) : !checkpoint_run(db);
+        bool made = shortage == SHORTAGE_OF_DISK ? commit_make_room(db) : !checkpoint_run(db);
         if (store_has_failed(db))
             error = error_set(FKV_IO, "%s: a write or a sync failed while room was made", db->path);
         if (!made || store_has_failed(db))

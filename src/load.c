@@ -142,10 +142,19 @@ static enum fkv_error write_sector(struct fkv_load *load)
 
 static enum fkv_error take_sector(struct fkv *db, uint32_t *sector)
 {
+    enum fkv_error error;
     pthread_mutex_lock(&db->writer);
-    enum fkv_error error = store_writable(db);
-    if (!error)
-        error = sectors_reserve(&db->sectors, 1, RESERVE_FOR_COLLECTOR, 0);
+    commit_wait_for_room(db);
+    for (;;) {
+        if (!(error = store_writable(db)))
+            error = sectors_reserve(&db->sectors, 1, RESERVE_FOR_COLLECTOR, 0);
+        if (error != FKV_FULL)
+            break;
+        db->making_room = true;
+        if (!commit_make_room(db))
+            break;
+    }
+    commit_end_making_room(db);
     if (!error && !(error = sectors_take(&db->sectors, sector)))
         db->sectors.changing++;
     pthread_mutex_unlock(&db->writer);

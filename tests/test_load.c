@@ -38,12 +38,23 @@ static int counted_write(struct os_file *file, const void *bytes, size_t count, 
     return os_posix()->ops->write(file, bytes, count, offset);
 }
 
+/* The disk has no room for more of the file than this; 0: it has. */
+static uint64_t room_bytes;
+
+static int limited_allocate(struct os_file *file, uint64_t offset, uint64_t bytes)
+{
+    if (room_bytes && offset + bytes > room_bytes)
+        return -ENOSPC;
+    return os_posix()->ops->allocate(file, offset, bytes);
+}
+
 static void open_world(struct world *world, uint32_t flags)
 {
     static struct os_ops ops;
     static struct os os = {.ops = &ops};
     ops = *os_posix()->ops;
     ops.write = counted_write;
+    ops.allocate = limited_allocate;
     fkv_options options;
     fkv_options_init(&options);
     options.flags = flags;
@@ -55,7 +66,7 @@ static void make_world(struct world *world, uint64_t seed, uint32_t flags)
 {
     memset(world, 0, sizeof *world);
     world->rng = rng_make(seed);
-    write_fails_at = 0;
+    write_fails_at = room_bytes = 0;
     unlink(support_path("load"));
     unlink(support_path("load-wal"));
     open_world(world, flags);
@@ -385,6 +396,38 @@ static void test_full_disk(void **state)
     assert_ok(fkv_close(world.db));
 }
 
+/* On a full disk the space of what was deleted is there for a load as it is for a put, also before
+ * a checkpoint has come. */
+static void make_room(uint32_t flags)
+{
+    static struct world world;
+    fkv_stats stats;
+    make_world(&world, 5, flags);
+    for (uint32_t key = 0; key < 20000; key++)
+        put(&world, key);
+    assert_ok(fkv_checkpoint(world.db));
+    assert_ok(fkv_get_stats(world.db, &stats, sizeof stats));
+    room_bytes = stats.file_bytes;
+    for (uint32_t key = 0; key < 20000; key++) {
+        assert_ok(fkv_delete(world.db, &key, sizeof key));
+        world.stamp[key] = 0;
+    }
+    fkv_load *load = fill_load(&world, 10000, false);
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    loaded(&world);
+    compare(&world, world.stamp);
+    check(&world);
+    assert_ok(fkv_close(world.db));
+}
+
+static void test_room_is_made(void **state)
+{
+    (void)state;
+    make_room(0);
+    make_room(FKV_NO_THREAD);
+}
+
 /* What a transaction reads while a load is put into effect is the state at its beginning, or a
  * conflict. */
 static struct watched {
@@ -444,6 +487,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_kill_at_each_write),  cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_arguments),           cmocka_unit_test(test_beside_transactions),
         cmocka_unit_test(test_seen_by_transaction), cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_room_is_made),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
