@@ -36,8 +36,8 @@ struct os_posix_calls {
 };
 
 struct os;
-/* The name that `path` leads to where it is a symbolic link, and itself where not; PATH_MAX bytes. A
- * store's log is beside the store, not beside links to it. */
+/* The name that `path` leads to where it is a symbolic link, and itself where not; PATH_MAX bytes.
+ * A store's log is beside the store, not beside links to it. */
 int os_posix_follow(const char *path, char *followed);
 /* os_posix_memory.c: the machine's memory, or less where a control group allows less. */
 uint64_t os_posix_memory(struct os *os);

@@ -342,8 +342,8 @@ static void copy_adopt(struct pages *pages, enum space space, uint32_t number,
     struct page_space *in = &pages->space[space];
     struct page *page = pages_find(pages, space, number);
     units_begin(pages, copy->frame, unpark(pages, space, number, frame_bytes(pages, copy->frame)));
-    __atomic_store_n(&page->frame, copy->frame, __ATOMIC_RELEASE);
     page->zero = 0;
+    __atomic_store_n(&page->frame, copy->frame, __ATOMIC_RELEASE);
     copy->frame = 0;
     pages->loading_frames--;
     atomic_fetch_add_explicit(&in->frame_count, 1, memory_order_relaxed);

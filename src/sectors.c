@@ -722,8 +722,7 @@ static void free_if_dead(struct sectors *sectors, uint32_t sector)
     sectors->dead_cells -= state->dead_cells;
     sectors->pad_cells -= state->pad_cells;
     drop_maps(sectors, sector);
-    if (is_older(sectors,
-                 sector)) /* open then, all dead: no map was left, but a scan may be in it */
+    if (is_older(sectors, sector)) /* if it was open then, all dead, no map was left for a scan */
         sectors_hold(sectors, sector);
     quarantine(sectors, sector);
 }
