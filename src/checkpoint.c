@@ -354,14 +354,16 @@ static bool is_time(const struct fkv *db)
  * who outruns the flusher has no buffer for a sector, or no space for it in the file, and waits for
  * it at each one. So commits slow down before: once half of the room is used they pay for what they
  * write to the log with time, and four times as much with each further halving; who finds enough of
- * it owed sleeps for it. The first price lets the log be filled at 500 MB/s, the second at 125, and
- * so on: commits go on, and use most of the room while the disk does what it can.
+ * it owed gives way to others for so long, or sleeps. The first price lets the log be filled at
+ * 500 MB/s, the second at 125, and so on: commits go on, and use most of the room while the disk
+ * does what it can.
  */
 enum {
-    PRICE_LOG = 2,          /* ns a byte */
-    PRICE_INDEX = 16,       /* a small operation changes a page of 4 KiB */
-    PRICES = 7,             /* the last for the last 1/128 of the room */
-    SLEEP_LEAST_NS = 16000, /* the system makes some 70 microseconds of it */
+    PRICE_LOG = 2,    /* ns a byte */
+    PRICE_INDEX = 16, /* a small operation changes a page of 4 KiB */
+    PRICES = 7,       /* the last for the last 1/128 of the room */
+    PAUSE_LEAST_NS = 1000,
+    SLEEP_LEAST_NS = 64000, /* as much, or more, the system makes of a shorter sleep */
     SLEEP_MOST_NS = 4000000,
 };
 
@@ -398,13 +400,17 @@ void checkpoint_pause(struct fkv *db)
 {
     _Atomic int64_t *owed_ns = &db->checkpoint.owed_ns;
     int64_t owed = atomic_load_explicit(owed_ns, memory_order_relaxed);
-    if (__builtin_expect(owed < SLEEP_LEAST_NS, 1) || rcu_read_ongoing())
+    if (__builtin_expect(owed < PAUSE_LEAST_NS, 1) || rcu_read_ongoing())
         return;
     uint64_t begin = clock_ns();
-    int64_t most = owed < SLEEP_MOST_NS ? owed : SLEEP_MOST_NS;
-    nanosleep(&(struct timespec){.tv_nsec = most}, NULL);
-    int64_t slept = (int64_t)(clock_ns() - begin); /* often longer: the next ones need not */
-    atomic_fetch_sub_explicit(owed_ns, slept < owed ? owed : slept, memory_order_relaxed);
+    int64_t paid = 0;
+    if (owed < SLEEP_LEAST_NS)
+        for (; paid < owed; paid = (int64_t)(clock_ns() - begin))
+            sched_yield();
+    else
+        nanosleep(&(struct timespec){.tv_nsec = owed < SLEEP_MOST_NS ? owed : SLEEP_MOST_NS}, NULL);
+    paid = (int64_t)(clock_ns() - begin); /* often longer: the next ones need not */
+    atomic_fetch_sub_explicit(owed_ns, paid < owed ? owed : paid, memory_order_relaxed);
 }
 
 void checkpoint_poll(struct fkv *db)
