@@ -39,7 +39,7 @@ enum fkv_error fkv_scan_open(fkv_snapshot *snapshot, const fkv_scan_options *giv
     if (error)
         return error;
     if ((error = call_options(&options, sizeof options, given, offsetof(fkv_scan_options, part),
-                              "their init function")))
+                              "fkv_scan_options_init")))
         return said_of(snapshot->owner, error);
     uint32_t parts = options.parts ? options.parts : 1;
     if (options.flags || options.part >= parts)
