@@ -51,6 +51,35 @@ static void register_handlers(void)
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }
 
+/* ---------------------------------------------------------------- liburcu's thread */
+
+static void *nothing(void *context)
+{
+    return context;
+}
+
+/*
+ * It makes the calls of call_rcu, for all stores of the process, and takes none of the program's
+ * signals. Liburcu starts it when it is first needed, and ends the process if it cannot: so it is
+ * needed here, where it can still be said that there is no room for threads.
+ */
+static bool start_thread_of_liburcu(void)
+{
+    static _Atomic bool started;
+    pthread_t thread;
+    sigset_t before;
+    if (started)
+        return true;
+    if (!thread_start(&thread, nothing, NULL, "fkv-try"))
+        return false;
+    pthread_join(thread, NULL);
+    thread_block_signals(&before);
+    get_default_call_rcu_data();
+    thread_restore_signals(&before);
+    started = true;
+    return true;
+}
+
 /* ---------------------------------------------------------------- grace periods */
 
 enum fkv_error reclaim_make(struct reclaim *reclaim, bool threads,
@@ -61,6 +90,8 @@ enum fkv_error reclaim_make(struct reclaim *reclaim, bool threads,
     pthread_once(&handlers_once, register_handlers);
     if (forked_in_section)
         return error_set(FKV_FORKED, "this process was forked inside a read section");
+    if (threads && !start_thread_of_liburcu())
+        return error_set(FKV_NO_MEMORY, "a thread could not be started");
     reclaim->grace = memory_new(sizeof *reclaim->grace);
     return reclaim->grace ? FKV_OK : FKV_NO_MEMORY;
 }
@@ -82,15 +113,6 @@ static void grace_over(struct rcu_head *head)
     rcu_grace_seen();
     if (atomic_exchange(&grace->state, RECLAIM_OVER) == RECLAIM_ABANDONED)
         memory_free(grace);
-}
-
-/* The first in a process starts liburcu's thread. */
-static void begin(struct grace *grace)
-{
-    sigset_t before;
-    thread_block_signals(&before);
-    call_rcu(&grace->rcu, grace_over);
-    thread_restore_signals(&before);
 }
 
 static void release_waiting(struct reclaim *reclaim)
@@ -117,7 +139,7 @@ void reclaim_poll(struct reclaim *reclaim, bool now)
         release_waiting(reclaim);
     } else if (reclaim->threads) {
         atomic_store_explicit(&reclaim->grace->state, RECLAIM_WAITING, memory_order_relaxed);
-        begin(reclaim->grace);
+        call_rcu(&reclaim->grace->rcu, grace_over);
     } else {
         atomic_store_explicit(&reclaim->grace->state, RECLAIM_WANTED, memory_order_release);
     }

@@ -71,7 +71,8 @@ static inline void reclaim_block(struct reclaim *reclaim, struct retired_block *
     reclaim->filling.count++;
 }
 
-/* FKV_FORKED where the process was forked inside a read section. */
+/* FKV_FORKED where the process was forked inside a read section; FKV_NO_MEMORY too where no thread
+ * can be started. */
 enum fkv_error reclaim_make(struct reclaim *reclaim, bool threads,
                             void (*release)(void *context, struct retired *retired), void *context);
 

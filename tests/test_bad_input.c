@@ -712,6 +712,49 @@ static void test_permissions(void **state)
     assert_int_equal(file_hash(place->log_path), log);
 }
 
+/* However many threads may be started: the store is opened, and used, or that is said. (Liburcu
+ * ends the process if it cannot start its own.) */
+static void open_with_few_threads(void *context)
+{
+    const struct place *place = context;
+    if (!may_be_refused_in(place))
+        _exit(77);
+    unsigned opened = 0;
+    struct rlimit limit;
+    insist(getrlimit(RLIMIT_NPROC, &limit) == 0);
+    for (limit.rlim_cur = 0; limit.rlim_cur < min_u64(limit.rlim_max, 64) && opened < 2;
+         limit.rlim_cur++) {
+        fkv *db = NULL;
+        insist(setrlimit(RLIMIT_NPROC, &limit) == 0);
+        enum fkv_error error = try_open(place->path, 0, &db);
+        insist(!error || error == FKV_NO_MEMORY);
+        if (error)
+            continue;
+        opened++;
+        for (uint64_t round = 0; round < 20; round++) {
+            for (uint64_t key = 0; key < 300; key++)
+                insist_ok(put_value(db, key, 5000, key));
+            insist_ok(fkv_checkpoint(db));
+        }
+        insist_ok(fkv_close(db));
+    }
+    _exit(opened ? 0 : 77); /* 77: this user has more than 64 already */
+}
+
+static void test_few_threads(void **state)
+{
+    struct place *place = *state;
+    make_store(place->path);
+    chmod(place->directory, 0777);
+    chmod(place->path, 0666);
+    chmod(place->log_path, 0666);
+    int code = run_child(open_with_few_threads, place);
+    if (code == 77)
+        skip();
+    assert_int_equal(code, 0);
+    verify_store(place->path);
+}
+
 /* More than is needed: whatever the limit is, what is reserved is to fit. */
 static void open_with_address_space(void *context)
 {
@@ -1283,6 +1326,7 @@ int main(void)
         in_place(test_damaged_log),
         in_place(test_damaged_log_of_unflushed_values),
         in_place(test_permissions),
+        in_place(test_few_threads),
         in_place(test_limited_address_space),
         in_place(test_forbidden_log),
         in_place(test_immutable_file),
