@@ -36,17 +36,30 @@ static const struct undo_node *table_find(const struct undo_table *table, struct
     return found;
 }
 
-/* Of a hash that is not there. */
-static enum fkv_error table_add(struct undo *undo, struct undo_table *table, struct hash128 hash,
-                                uint64_t before)
+static void took(struct undo *undo, struct undo_layer *layer, uint64_t bytes)
 {
+    layer->bytes += bytes;
+    undo->bytes += bytes;
+}
+
+static void gave(struct undo *undo, struct undo_layer *layer, uint64_t bytes)
+{
+    layer->bytes -= bytes;
+    undo->bytes -= bytes;
+}
+
+/* Of a hash that is not there. */
+static enum fkv_error table_add(struct undo *undo, struct undo_layer *layer, bool key,
+                                struct hash128 hash, uint64_t before)
+{
+    struct undo_table *table = key ? &layer->keys : &layer->sectors;
     struct undo_slab *slab = table->slabs;
     if (!slab || slab->count == SLAB_NODES) {
         if (!(slab = memory_new(sizeof *slab)))
             return FKV_NO_MEMORY;
         slab->next = table->slabs;
         table->slabs = slab;
-        undo->bytes += sizeof *slab;
+        took(undo, layer, sizeof *slab);
     }
     struct undo_node *node = &slab->nodes[slab->count++];
     node->hash = hash;
@@ -70,7 +83,7 @@ struct undo_layer *undo_open(struct undo *undo)
     struct undo_layer *layer = memory_new(sizeof *layer);
     if (!layer)
         return NULL;
-    undo->bytes += sizeof *layer;
+    took(undo, layer, sizeof *layer);
     layer->number = ++undo->number;
     layer->open = true;
     layer->older = undo->newest;
@@ -111,26 +124,28 @@ static struct undo_layer *take_out(struct undo *undo, struct undo_layer *layer)
         newer->older = older;
     else
         undo->newest = older;
-    undo->bytes -= sizeof *layer;
-    for (const struct undo_map *map = layer->maps; map; map = map->next)
-        undo->bytes -= sizeof *map;
-    for (const struct undo_slab *slab = layer->keys.slabs; slab; slab = slab->next)
-        undo->bytes -= sizeof *slab;
-    for (const struct undo_slab *slab = layer->sectors.slabs; slab; slab = slab->next)
-        undo->bytes -= sizeof *slab;
+    undo->bytes -= layer->bytes;
     return layer;
 }
 
+/* What is done is put aside, for it would be passed again with each few undos that follow. */
 static bool merge_keys(struct undo *undo, struct undo_layer *from, struct undo_layer *to,
                        uint32_t *budget)
 {
-    for (struct undo_slab *slab = from->keys.slabs; slab; slab = slab->next)
+    struct undo_slab *slab;
+    while (*budget && (slab = from->keys.slabs)) {
         for (; slab->merged < slab->count && *budget; slab->merged++, --*budget) {
             const struct undo_node *node = &slab->nodes[slab->merged];
             if (!table_find(&to->keys, node->hash) &&
-                table_add(undo, &to->keys, node->hash, node->before))
+                table_add(undo, to, true, node->hash, node->before))
                 return false;
         }
+        if (slab->merged == slab->count) {
+            from->keys.slabs = slab->next;
+            slab->next = from->merged;
+            from->merged = slab;
+        }
+    }
     return true;
 }
 
@@ -141,15 +156,16 @@ static bool merge_maps(struct undo *undo, struct undo_layer *from, struct undo_l
         struct undo_map *map = from->maps;
         struct hash128 hash = hash_of_sector(map->sector);
         bool there = table_find(&to->sectors, hash) != NULL;
-        if (!there && table_add(undo, &to->sectors, hash, (uintptr_t)map))
+        if (!there && table_add(undo, to, false, hash, (uintptr_t)map))
             return false;
         from->maps = map->next;
+        gave(undo, from, sizeof *map);
         if (there) {
-            undo->bytes -= sizeof *map;
             reclaim_block(undo->reclaim, &map->retired);
         } else {
             map->next = to->maps;
             to->maps = map;
+            took(undo, to, sizeof *map);
         }
     }
     return true;
@@ -189,6 +205,7 @@ void undo_free(struct undo_layer *layer)
         memory_free(map);
     }
     free_slabs(layer->keys.slabs);
+    free_slabs(layer->merged);
     free_slabs(layer->sectors.slabs);
     memory_free(layer);
 }
@@ -208,6 +225,7 @@ void undo_retire(struct undo *undo, struct undo_layer *layer)
         reclaim_block(undo->reclaim, &map->retired);
     }
     retire_slabs(undo, layer->keys.slabs);
+    retire_slabs(undo, layer->merged);
     retire_slabs(undo, layer->sectors.slabs);
     reclaim_block(undo->reclaim, &layer->retired);
 }
@@ -238,7 +256,7 @@ enum fkv_error undo_key(struct undo *undo, struct hash128 hash, uint64_t before,
     *left = false;
     if (!layer || is_left(undo, true, hash))
         return FKV_OK;
-    enum fkv_error error = table_add(undo, &layer->keys, hash, before);
+    enum fkv_error error = table_add(undo, layer, true, hash, before);
     *left = !error;
     return error;
 }
@@ -252,12 +270,12 @@ enum fkv_error undo_map(struct undo *undo, struct undo_map *map)
 {
     struct undo_layer *layer = undo->newest_open;
     enum fkv_error error =
-        table_add(undo, &layer->sectors, hash_of_sector(map->sector), (uintptr_t)map);
+        table_add(undo, layer, false, hash_of_sector(map->sector), (uintptr_t)map);
     if (error)
         return error;
     map->next = layer->maps;
     layer->maps = map;
-    undo->bytes += sizeof *map;
+    took(undo, layer, sizeof *map);
     return FKV_OK;
 }
 

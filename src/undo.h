@@ -53,7 +53,9 @@ struct undo_layer {
     uint64_t number; /* counts snapshots */
     bool open;
     struct undo_table keys, sectors;
+    struct undo_slab *merged; /* of the keys': all in them is in the layer before too */
     struct undo_map *maps;
+    uint64_t bytes; /* of memory, all of that */
     /* The moment: what was in the queue. */
     uint64_t sequence_end;  /* values sectors below this sequence */
     uint64_t tail_sequence; /* the open one's, 0 if none was open; */

@@ -7,10 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "memory.h"
 #include "twin.h"
+#include "undo.h"
 
 static fkv_stats stats_of(fkv *db)
 {
@@ -173,6 +175,52 @@ static void layers_are_merged(void **state)
     }
     assert_int_equal(stats_of(db).snapshot_bytes, 0);
     assert_ok(fkv_close(db));
+}
+
+static double processor_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* How much longer it takes to merge so many undos than to find each of them. */
+static double merging_to_finding(uint64_t count)
+{
+    struct undo undo = {0};
+    struct undo_layer *old = undo_open(&undo), *young = undo_open(&undo), *gone = NULL;
+    const uint64_t apart = UINT64_MAX / count; /* neighbours in memory are so in the trie, too */
+    assert_non_null(old);
+    assert_non_null(young);
+    for (uint64_t i = 0; i < count; i++) {
+        bool left;
+        assert_ok(undo_key(&undo, (struct hash128){.hi = i * apart}, i, &left));
+    }
+    undo_close(&undo, young);
+    double begun = processor_seconds();
+    while (!gone)
+        assert_true(undo_settle(&undo, &gone));
+    double merged = processor_seconds();
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t before = 0;
+        assert_true(undo_find_key(old, (struct hash128){.hi = i * apart}, &before) && before == i);
+    }
+    double found = processor_seconds();
+    undo_free(gone);
+    undo_drop(&undo);
+    return (merged - begun) / (found - merged);
+}
+
+/* Closing a snapshot takes as long as there is to be merged, not that times what is merged. */
+static void merging_is_linear(void **state)
+{
+    (void)state;
+    enum { UNDOS = 2000000, TIMES_MOST = 16, TRIES = 5 };
+    double times = TIMES_MOST;
+    for (int i = 0; i < TRIES && times >= TIMES_MOST; i++)
+        times = merging_to_finding(UNDOS);
+    printf("merging takes %.1f times as long as finding\n", times);
+    assert_true(times < TIMES_MOST);
 }
 
 /* ---------------------------------------------------------------- lives */
@@ -358,6 +406,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(model_against_store),
         cmocka_unit_test(pinned_space_is_bounded_and_comes_back),
         cmocka_unit_test(layers_are_merged),
+        cmocka_unit_test(merging_is_linear),
         cmocka_unit_test(closing_the_store_ends_them),
         cmocka_unit_test(bad_arguments),
         cmocka_unit_test(of_a_store_opened_read_only),
