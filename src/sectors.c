@@ -500,6 +500,10 @@ static void free_unless_held(struct sectors *sectors, uint32_t sector)
 void sectors_release_held(struct sectors *sectors)
 {
     struct sector_list list = sectors->held;
+    uint64_t oldest = undo_oldest(sectors->undo);
+    if (oldest && oldest == sectors->held_for)
+        return; /* they are still */
+    sectors->held_for = oldest;
     sectors->held = (struct sector_list){0};
     for (uint32_t sector = list.head, next; sector; sector = next) {
         next = sector_state(sectors, sector)->next;

@@ -89,6 +89,7 @@ struct sectors {
     struct sector_list uncertain; /* before it began: free once it is durable */
     uint32_t awaiting_readers;    /* durable; in the hands of reclaim */
     struct sector_list held;      /* free, but for snapshots that look at them */
+    uint64_t held_for;            /* the oldest one when they were last gone through; 0: none */
     struct undo *undo;            /* what is left for snapshots */
 
     /* In values sectors. Dead: of records that are not live, and of gaps; see pad_is_gap. */
