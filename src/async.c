@@ -21,7 +21,7 @@ struct request {
     uint64_t entry, sequence; /* of the record being read */
     uint8_t *room;            /* what it is read into; kept */
     size_t room_bytes;
-    const uint8_t *record; /* where in it the record will be */
+    uint8_t *record; /* where in it the record will be */
     size_t read_bytes;
     bool direct; /* it is read past the page cache */
     bool queued; /* it was given to the queue, and has not come back */
@@ -415,8 +415,13 @@ static void complete(struct fkv_async *async, struct request *request, int64_t r
         answer(async, request);
         return;
     }
-    if (result < 0) {
-        finish(async, request, error_os((int)result, "read a record of", db->path));
+    /* The device's error, or of the queue only: reads of a thread that has ended fail. A call says
+     * which; not the mapping, where an error of the device ends the process. */
+    int status = result < 0 ? db->os->ops->read(db->file, request->record, request->read_bytes,
+                                                entry_address(request->entry) * CELL_BYTES)
+                            : 0;
+    if (status) {
+        finish(async, request, error_os(status, "read a record of", db->path));
         return;
     }
     bool again;

@@ -454,13 +454,39 @@ static void test_broken_queue(void **state)
     world_end(world);
 }
 
+/* Reads fail that the thread had begun which has ended: the system's of a queue as -EFAULT. */
+static int ended_reap(struct os_queue *queue, bool wait, void **tag)
+{
+    int result = os_posix()->ops->queue_reap(queue, wait, tag);
+    return *tag && rng_mix(3, (uintptr_t)*tag, (uint64_t)result) % 2 ? -EFAULT : result;
+}
+
+/* The record can be read all the same, and so it is. */
+static void test_thread_that_ended(void **state)
+{
+    (void)state;
+    static struct os_ops ops;
+    ops = *os_posix()->ops;
+    ops.queue_reap = ended_reap;
+    struct os os = {&ops};
+    struct world *world = world_new(false);
+    assert_ok(store_close(world->db));
+    world->os = &os;
+    world_open(world);
+    fetch_test_way = FETCH_CACHED;
+    gets(world, KEYS, false, false);
+    gets(world, KEYS, true, false);
+    fetch_test_way = FETCH_NOW;
+    world_end(world);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_system),       cmocka_unit_test(test_simulated),
         cmocka_unit_test(test_limits),       cmocka_unit_test(test_close),
         cmocka_unit_test(test_media_error),  cmocka_unit_test(test_way),
-        cmocka_unit_test(test_broken_queue),
+        cmocka_unit_test(test_broken_queue), cmocka_unit_test(test_thread_that_ended),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
