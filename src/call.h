@@ -82,7 +82,7 @@ static inline enum fkv_error call_key(const struct fkv *db, const void *bytes, s
         assert(error);
         return error;
     }
-    key->bytes = bytes;
+    key->bytes = bytes ? bytes : ""; /* NULL would be: any key's record will do */
     key->size = size;
     if (__builtin_expect(db->digest, 0)) {
         blake3_hash(db->digest_key, bytes, size, key->digest);

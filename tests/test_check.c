@@ -531,11 +531,10 @@ static uint64_t *map_word(struct world *world, uint64_t address)
     return &map[address % MAP_PAGE_CELLS / 64];
 }
 
-/* The slot of a key, to change. */
-static struct slot *slot_of(struct world *world, uint32_t number)
+/* The slot with this entry, and that of a key, to change. */
+static struct slot *slot_with(struct world *world, uint64_t entry)
 {
     struct index *index = &world->db->index;
-    uint64_t entry = entry_of(world, number);
     for (uint32_t n = 0; n < index->next_number; n++) {
         uint32_t frame = pages_find(&world->db->pages, SPACE_INDEX, n)->frame;
         struct slot *slots = frame ? frame_bytes(&world->db->pages, frame) : NULL;
@@ -547,6 +546,11 @@ static struct slot *slot_of(struct world *world, uint32_t number)
     }
     fail_msg("no slot");
     return NULL;
+}
+
+static struct slot *slot_of(struct world *world, uint32_t number)
+{
+    return slot_with(world, entry_of(world, number));
 }
 
 static uint64_t live_address(struct world *world)
@@ -1045,6 +1049,35 @@ static void test_entry_to_what_is_gone(void **state)
     uint8_t key[2000], value[100];
     assert_error(fkv_get(world->db, key, key_of(0, key), value, sizeof value, NULL), FKV_DAMAGED);
     assert_non_null(strstr(fkv_error_detail(world->db), "in no values sector"));
+    world_drop(world);
+}
+
+/* Where the index leads the empty key to another's record, it does not have that value: not if it
+ * is given as NULL, either. */
+static void test_empty_key_is_compared(void **state)
+{
+    (void)state;
+    struct world *world = world_make(12, FKV_NO_THREAD);
+    world_open(world);
+    put(world, 0, 100);
+    assert_ok(fkv_put(world->db, NULL, 0, "empty", 5));
+    struct key key;
+    uint64_t entry = 0;
+    assert_ok(key_make(world->db, NULL, 0, &key));
+    assert_ok(index_get(&world->db->index, key.hash, &entry));
+    slot_with(world, entry)->entry =
+        (entry & ~ENTRY_VALUE_MASK) | (entry_of(world, 0) & ENTRY_VALUE_MASK);
+    uint8_t value[100];
+    size_t bytes;
+    const void *lent;
+    fkv_read read = {.buffer = value, .buffer_bytes = sizeof value};
+    assert_error(fkv_get(world->db, "", 0, value, sizeof value, NULL), FKV_DAMAGED);
+    assert_error(fkv_get(world->db, NULL, 0, value, sizeof value, NULL), FKV_DAMAGED);
+    assert_error(fkv_get_many(world->db, &read, 1), FKV_DAMAGED);
+    assert_error(fkv_value_size(world->db, NULL, 0, &bytes), FKV_DAMAGED);
+    fkv_read_begin(world->db);
+    assert_error(fkv_borrow(world->db, NULL, 0, &lent, &bytes), FKV_DAMAGED);
+    fkv_read_end(world->db);
     world_drop(world);
 }
 
@@ -1964,6 +1997,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_damage_is_found),
         cmocka_unit_test(test_contradictions_are_found),
         cmocka_unit_test(test_entry_to_what_is_gone),
+        cmocka_unit_test(test_empty_key_is_compared),
         cmocka_unit_test(test_rest_is_checked),
         cmocka_unit_test(test_log_damage),
         cmocka_unit_test(test_flips_anywhere),
