@@ -3,8 +3,15 @@
 #include "image.h"
 #include "memory.h"
 
-/* Read at least this much at once. */
+/* Read at least this much at once; of a log that cannot all be read, a page: else what lies before
+ * a place that cannot be read would be read again for each look at it. */
 #define WINDOW_BYTES (4 * MIB)
+
+static size_t window_bytes(const struct image_log *log, uint64_t offset, size_t bytes)
+{
+    uint64_t least = log->unreadable ? PAGE_BYTES - offset % PAGE_BYTES : WINDOW_BYTES;
+    return (size_t)min_u64(max_u64(bytes, least), log->size - offset);
+}
 
 char *image_log_path(const char *path)
 {
@@ -51,15 +58,17 @@ const uint8_t *image_log_bytes(struct image_log *log, uint64_t offset, size_t by
         log->window = window;
         log->window_room = bytes;
     }
-    size_t want = (size_t)min_u64(max_u64(bytes, WINDOW_BYTES), log->size - offset);
+    size_t want = window_bytes(log, offset, bytes);
     log->window_offset = offset;
     log->window_bytes = 0;
-    if (log->ops->read(log->file, log->window, want, offset) != 0) {
+    int status = log->ops->read(log->file, log->window, want, offset);
+    if (status && !log->unreadable) {
         log->unreadable = true;
-        want = bytes;
-        if (log->ops->read(log->file, log->window, want, offset) != 0)
-            return NULL;
+        want = window_bytes(log, offset, bytes);
+        status = log->ops->read(log->file, log->window, want, offset);
     }
+    if (status)
+        return NULL;
     log->window_bytes = want;
     return log->window;
 }

@@ -1249,6 +1249,46 @@ static void test_flips_anywhere(void **state)
     world_drop(world);
 }
 
+/* A log of zeros of which a page cannot be read. */
+enum { BAD_LOG_BYTES = 16 << 20, BAD_LOG_PAGE = 11 << 20 };
+static uint64_t bad_log_reads, bad_log_bytes;
+
+static int bad_log_size(struct os_file *file, uint64_t *bytes)
+{
+    (void)file;
+    *bytes = BAD_LOG_BYTES;
+    return 0;
+}
+
+static int bad_log_read(struct os_file *file, void *buffer, size_t bytes, uint64_t offset)
+{
+    (void)file;
+    assert_true(offset + bytes <= BAD_LOG_BYTES);
+    memset(buffer, 0, bytes);
+    bad_log_reads++;
+    bad_log_bytes += bytes;
+    return offset < BAD_LOG_PAGE + PAGE_BYTES && offset + bytes > BAD_LOG_PAGE ? -EIO : 0;
+}
+
+/* What lies around the page is read a few times, not once for each place where a frame could be. */
+static void test_unreadable_log(void **state)
+{
+    (void)state;
+    const struct os_ops ops = {.size = bad_log_size, .read = bad_log_read};
+    const uint8_t store_id[16] = {1};
+    struct image_log log;
+    struct format_frame frame;
+    enum fkv_error error = FKV_OK;
+    int file; /* any but NULL */
+    assert_ok(image_log_open(&log, &ops, (struct os_file *)(void *)&file, LOG_PATH, store_id));
+    assert_true(image_log_find(&log, LOG_FRAMES_OFFSET, &frame, &error) == UINT64_MAX);
+    assert_ok(error);
+    assert_true(log.unreadable);
+    if (bad_log_bytes > 2 * BAD_LOG_BYTES)
+        fail_msg("%" PRIu64 " reads of %" PRIu64 " bytes", bad_log_reads, bad_log_bytes);
+    image_log_drop(&log);
+}
+
 /* ---------------------------------------------------------------- repairs */
 
 #define NEW_PATH "d/new"
@@ -2000,6 +2040,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_empty_key_is_compared),
         cmocka_unit_test(test_rest_is_checked),
         cmocka_unit_test(test_log_damage),
+        cmocka_unit_test(test_unreadable_log),
         cmocka_unit_test(test_flips_anywhere),
         cmocka_unit_test(test_repair_of_healthy_stores),
         cmocka_unit_test(test_repair_of_damage),
