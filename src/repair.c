@@ -35,9 +35,8 @@ static void commit(struct repair *repair, struct write *write)
     struct fkv *out = repair->out;
     if (repair->incomplete.count)
         repair_forget_incomplete(repair, write->hash);
-    pthread_mutex_lock(&out->writer);
-    enum fkv_error error = commit_writes(out, write, 1, NULL, false);
-    pthread_mutex_unlock(&out->writer);
+    store_lock(out);
+    enum fkv_error error = commit_end(out, commit_writes(out, write, 1, NULL, false), false);
     if (error != FKV_NOT_FOUND)
         repair->error = error;
 }

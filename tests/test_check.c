@@ -1820,6 +1820,37 @@ static void test_input_errors(void **state)
     world_drop(world);
 }
 
+static int note_memory(void *context, uint64_t done, uint64_t total)
+{
+    uint64_t *most = context;
+    (void)done;
+    (void)total;
+    if (memory_test_bytes() > *most)
+        *most = memory_test_bytes();
+    return 0;
+}
+
+/* What the new store no longer needs is used again: a long repair takes no more than a short one.
+ */
+static void test_repair_in_little_memory(void **state)
+{
+    enum { MEGABYTES = 48, LITTLE = 24 << 20 };
+    (void)state;
+    struct world *world = world_make(22, 0);
+    world_open(world);
+    for (uint32_t i = 0; i < MEGABYTES * 10; i++)
+        put(world, i, 100000);
+    world_close(world);
+    uint64_t before = memory_test_bytes(), most = before;
+    struct repair_options options = {.progress = note_memory, .context = &most};
+    fkv_repair_result result;
+    assert_ok(repair(os_sim_os(world->sim), PATH, NEW_PATH, &options, &result));
+    assert_int_equal(result.keys, MEGABYTES * 10);
+    if (most - before > LITTLE)
+        fail_msg("the repair took %" PRIu64 " bytes of memory", most - before);
+    world_drop(world);
+}
+
 static int stop_at_once(void *context, uint64_t done, uint64_t total)
 {
     uint64_t *calls = context;
@@ -2050,6 +2081,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_repair_of_moved_records),
         cmocka_unit_test(test_repair_of_a_cut_file),
         cmocka_unit_test(test_repair_of_chance),
+        cmocka_unit_test(test_repair_in_little_memory),
         cmocka_unit_test(test_made_up_headers),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_input_errors),
