@@ -136,7 +136,9 @@ enum fetch_way fetch_way(const struct fkv *db, uint64_t offset, uint64_t bytes, 
         return fetch_test_way == FETCH_DIRECT && !db->direct ? FETCH_CACHED : fetch_test_way;
 #endif
     int cached = ops->cached ? ops->cached(db->file, offset, bytes) : -1;
-    if (cached > 0)
+    /* Where nobody knows, what readers have in the mapping counts as cached. */
+    if (cached > 0 ||
+        (cached < 0 && !atomic_load_explicit(&db->sectors.by_call, memory_order_relaxed)))
         way = FETCH_NOW;
     else if (cached == 0 && db->direct && nth % FILLS_THE_CACHE &&
              atomic_load_explicit(&db->beyond_memory, memory_order_relaxed))

@@ -454,6 +454,54 @@ static void test_broken_queue(void **state)
     world_end(world);
 }
 
+static uint32_t reads_queued;
+
+static int counting_read(struct os_queue *queue, struct os_file *file, void *buffer, size_t bytes,
+                         uint64_t offset, void *tag)
+{
+    reads_queued++;
+    return os_posix()->ops->queue_read(queue, file, buffer, bytes, offset, tag);
+}
+
+static int cached_unknown(struct os_file *file, uint64_t offset, uint64_t bytes)
+{
+    (void)file;
+    (void)offset;
+    (void)bytes;
+    return -ENOSYS;
+}
+
+/* Where the system does not say what is in its page cache, what is read in a mapping counts as in
+ * memory, and only what is not is given to the queue. */
+static void test_cached_unknown(void **state)
+{
+    (void)state;
+    static struct os_ops ops;
+    ops = *os_posix()->ops;
+    ops.queue_read = counting_read;
+    ops.cached = cached_unknown;
+    struct os os = {&ops};
+    struct os_queue *queue;
+    if (ops.queue_open(&os, DEPTH, -1, &queue)) {
+        print_message("skipped: the system has no queue\n");
+        return;
+    }
+    ops.queue_close(queue);
+    for (int mapped = 0; mapped < 2; mapped++) {
+        struct world *world = world_new_with(false, mapped ? 0 : FKV_READ_WITHOUT_MAPPING);
+        assert_ok(store_close(world->db));
+        world->os = &os;
+        world_open(world);
+        reads_queued = 0;
+        gets(world, KEYS, false, false);
+        if (mapped)
+            assert_int_equal(reads_queued, 0);
+        else
+            assert_int_not_equal(reads_queued, 0);
+        world_end(world);
+    }
+}
+
 /* Reads fail that the thread had begun which has ended: the system's of a queue as -EFAULT. */
 static int ended_reap(struct os_queue *queue, bool wait, void **tag)
 {
@@ -483,10 +531,11 @@ static void test_thread_that_ended(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_system),       cmocka_unit_test(test_simulated),
-        cmocka_unit_test(test_limits),       cmocka_unit_test(test_close),
-        cmocka_unit_test(test_media_error),  cmocka_unit_test(test_way),
-        cmocka_unit_test(test_broken_queue), cmocka_unit_test(test_thread_that_ended),
+        cmocka_unit_test(test_system),         cmocka_unit_test(test_simulated),
+        cmocka_unit_test(test_limits),         cmocka_unit_test(test_close),
+        cmocka_unit_test(test_media_error),    cmocka_unit_test(test_way),
+        cmocka_unit_test(test_broken_queue),   cmocka_unit_test(test_thread_that_ended),
+        cmocka_unit_test(test_cached_unknown),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
