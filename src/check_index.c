@@ -82,15 +82,16 @@ static void cover(struct check *check)
     uint64_t gaps = 0;
     for (uint32_t id = 1; id < index->segment_count; id++) {
         const struct format_segment *segment = &index->segments[id];
-        uint32_t spread = index->depth - segment->depth;
-        for (uint32_t i = 0; segment->pages && i < 1u << spread; i++) {
-            uint32_t *slot = &index->directory[(segment->prefix << spread) + i];
-            if (*slot)
-                report(&check->report, FKV_PART_INDEX, NOWHERE,
-                       "segments %u and %u of the index are of the same hashes", *slot, id);
-            else
-                *slot = id;
-        }
+        if (!segment->pages)
+            continue;
+        uint32_t spread = index->depth - segment->depth, i = 0;
+        uint32_t *slots = &index->directory[segment->prefix << spread];
+        while (i < 1u << spread && !slots[i])
+            slots[i++] = id;
+        /* That ends at the first which is another's: there may be millions, in each segment. */
+        if (i < 1u << spread)
+            report(&check->report, FKV_PART_INDEX, NOWHERE,
+                   "segments %u and %u of the index are of the same hashes", slots[i], id);
     }
     for (uint32_t slot = 0; slot < 1u << index->depth; slot++)
         gaps += !index->directory[slot];

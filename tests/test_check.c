@@ -814,6 +814,15 @@ static void segment_elsewhere(struct world *world)
     grow(world);
     segment_of(world, 0)->prefix ^= 1;
 }
+static void segments_of_all(struct world *world)
+{
+    grow(world);
+    for (uint32_t slot = 0; slot < 1u << world->db->index.directory->depth; slot++) {
+        segment_of(world, slot)->prefix = 0;
+        segment_of(world, slot)->depth = 0;
+    }
+    segment_of(world, 0)->depth = 24;
+}
 static void segments_share_a_page(struct world *world)
 {
     grow(world);
@@ -964,6 +973,7 @@ static const struct contradiction contradictions[] = {
     {"head of pieces gone", head_of_pieces_gone, FKV_PART_LARGE, false, 0, "belongs to no head"},
     {"impossible segment", segment_impossible, FKV_PART_INDEX, false, 0, "impossible"},
     {"segment elsewhere", segment_elsewhere, FKV_PART_INDEX, false, 0, "of the same hashes"},
+    {"segments of all hashes", segments_of_all, FKV_PART_INDEX, false, 0, "of the same hashes"},
     {"page of two segments", segments_share_a_page, FKV_PART_INDEX, false, 0, "and to another"},
     {"page of no segment", segment_without_a_page, FKV_PART_MEMORY, false, FKV_PART_INDEX,
      "belongs to no segment"},
@@ -990,6 +1000,9 @@ static const struct contradiction contradictions[] = {
 static void must_be_found(const struct contradiction *made, enum fkv_error error,
                           const struct findings *findings, enum fkv_part part, const char *where)
 {
+    enum { SAID_MOST = 1 << 20 };
+    if (findings->said > SAID_MOST)
+        fail_msg("%s, %s: it is said %" PRIu64 " times", made->name, where, findings->said);
     if (error != FKV_DAMAGED || !findings->result.problems_in[part])
         fail_msg("%s, %s: %s, %" PRIu64 " problems, the first: %s", made->name, where,
                  fkv_error_text(error), findings->result.problems, findings->first);
