@@ -38,6 +38,7 @@ struct fkv_async {
     struct fkv_async *next, *previous; /* among the store's */
     struct os_queue *queue;            /* NULL: there is none */
     int event_fd;
+    bool inner;   /* it is a public call's own, which tells what has failed */
     bool signals; /* the caller has asked for event_fd */
     bool more;    /* reads may be over that were not taken */
     /*
@@ -94,7 +95,7 @@ static enum fkv_error say_of(const struct fkv *db, enum fkv_error error)
 
 static enum fkv_error say(const struct fkv_async *async, enum fkv_error error)
 {
-    return say_of(async ? async->db : NULL, error);
+    return async && async->inner ? error : say_of(async ? async->db : NULL, error);
 }
 
 static enum fkv_error forked(void)
@@ -117,14 +118,8 @@ static void finish(struct fkv_async *async, struct request *request, enum fkv_er
 
 /* ---------------------------------------------------------------- making and ending */
 
-enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
+enum fkv_error async_open(struct fkv *db, unsigned depth, bool inner, struct fkv_async **opened)
 {
-    if (!db || !opened || !depth || depth > DEPTH_MAX)
-        return say_of(db, error_set(FKV_INVALID,
-                                    "no handle, no place for the queue, or not 1 to %d requests",
-                                    DEPTH_MAX));
-    if (!*db->alive)
-        return say_of(db, forked());
     struct fkv_async *async = memory_new(sizeof *async);
     struct request *requests = memory_new(depth * sizeof *requests);
     int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -135,9 +130,10 @@ enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
         memory_free(requests);
         if (event_fd >= 0)
             close(event_fd);
-        return say_of(db, error);
+        return error;
     }
     *async = (struct fkv_async){.db = db,
+                                .inner = inner,
                                 .event_fd = event_fd,
                                 .depth = depth,
                                 .lot = depth < 4 ? 1 : depth / 4,
@@ -157,6 +153,15 @@ enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
     pthread_mutex_unlock(&db->writer);
     *opened = async;
     return FKV_OK;
+}
+
+enum fkv_error fkv_async_open(fkv *db, unsigned depth, fkv_async **opened)
+{
+    if (!db || !opened || !depth || depth > DEPTH_MAX)
+        return say_of(db, error_set(FKV_INVALID,
+                                    "no handle, no place for the queue, or not 1 to %d requests",
+                                    DEPTH_MAX));
+    return say_of(db, *db->alive ? async_open(db, depth, false, opened) : forked());
 }
 
 /* Wait until the system writes into none of our buffers; the requests are over. */

@@ -18,6 +18,10 @@
 
 #include "store.h"
 
+/* fkv_async_open, and whether it is for a public call of the library: who calls that learns of no
+ * failure but its own. */
+enum fkv_error async_open(struct fkv *db, unsigned depth, bool inner, struct fkv_async **opened);
+
 /* The store closes. Not in a child of fork(), where the queues are the parent's: `forked`. */
 void async_end_all(struct fkv *db, bool forked);
 

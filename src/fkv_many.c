@@ -22,7 +22,7 @@ static fkv_async *queue_take(fkv *db)
             return queue;
     }
     fkv_async *queue;
-    return fkv_async_open(db, DEPTH, &queue) ? NULL : queue;
+    return async_open(db, DEPTH, true, &queue) ? NULL : queue;
 }
 
 static void queue_give(fkv *db, fkv_async *queue)

@@ -328,6 +328,25 @@ static void test_failures(void **state)
     os_sim_free(sim);
 }
 
+/* Of a queue that could not be had, which it did without, nothing is said. */
+static void test_detail_stays(void **state)
+{
+    struct place *place = *state;
+    struct world *world = world_new(open_with(place->path, FKV_READ_WITHOUT_MAPPING));
+    fkv_read reads[MOST];
+    uint32_t keys[MOST], others = 8;
+    must(fkv_checkpoint(world->db));
+    all_reads(world, reads, keys);
+    expect(fkv_get(world->db, "key", 3, NULL, 1, NULL), FKV_INVALID);
+    for (uint64_t nth = 1; nth <= 2; nth++) {
+        memory_test_fail(nth, false);
+        must(fkv_get_many(world->db, reads + others, MOST - others));
+        memory_test_fail(0, false);
+        assert_string_equal(fkv_error_detail(world->db), "the buffer is NULL");
+    }
+    world_free(world);
+}
+
 /* Inside a read section. */
 static void *read_many(void *context)
 {
@@ -368,6 +387,7 @@ int main(void)
         in_place(test_as_alone),         in_place(test_limited_index),
         in_place(test_arguments),        in_place(test_damage),
         cmocka_unit_test(test_failures), in_place(test_beside_a_writer_that_waits),
+        in_place(test_detail_stays),
     };
     return run_all(tests);
 }
