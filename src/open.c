@@ -646,10 +646,13 @@ static enum fkv_error replay(struct fkv *db)
     return error;
 }
 
-/* Mark in the log that a new opening begins here. */
+/* Mark in the log that a new opening begins here: for good, where frames that are undone might
+ * follow again. Those at the front of the log follow on a wrap frame, and all that are written at
+ * this place are the same. */
 static enum fkv_error log_restart(struct fkv *db)
 {
     uint8_t random[RESTART_BYTES];
+    uint64_t end = db->log.head.offset;
     bool full;
     uint64_t bytes = sizeof(struct format_frame) + sizeof random;
     enum fkv_error error = random_bytes(random, sizeof random);
@@ -657,9 +660,10 @@ static enum fkv_error log_restart(struct fkv *db)
         error = log_reserve(&db->log, bytes, &full);
     if (error)
         return error;
+    bool wrapped = db->log.head.offset < end;
     memcpy(log_begin(&db->log, bytes, false), random, sizeof random);
     log_end(&db->log, bytes, FRAME_RESTART, 0);
-    if (!db->log.stale || PLANTED(RESTART_UNSYNCED))
+    if (!(db->log.stale || wrapped) || PLANTED(RESTART_UNSYNCED))
         return FKV_OK;
     int status = db->os->ops->sync(db->log_file);
     return status ? store_fail(db, error_sync(status, db->log_path)) : FKV_OK;

@@ -32,7 +32,7 @@ enum planted {
     PLANTED_NO_COPY,            /* a page is changed under the checkpoint that has to hold it */
     /* The log */
     PLANTED_NO_RESTART,        /* an opening does not mark the log */
-    PLANTED_RESTART_UNSYNCED,  /* nor for good where frames follow that lack what they refer to */
+    PLANTED_RESTART_UNSYNCED,  /* nor for good where frames that are undone might come back */
     PLANTED_REFER_NOT_AGAIN,   /* nor writes again what frames refer to */
     PLANTED_OTHER_COPY_FIRST,  /* nor first the copy of the header that may be in the cache only */
     PLANTED_NO_CHAIN,          /* replay follows frames of other rounds */

@@ -166,6 +166,45 @@ static bool undone_stay_undone(uint64_t seed)
     return good;
 }
 
+/*
+ * The log goes back to its front, and the power fails: the mark that says so is lost, and the
+ * commits at the front have landed, and are undone. The next opening writes the very same mark, and
+ * its own first frame over theirs. The power fails again: they must not be there.
+ */
+static bool undone_at_the_front_stay_undone(uint64_t seed)
+{
+    enum { MARK_BYTES = sizeof(struct format_frame), FRAME_BYTES = 72, LEFT_BYTES = 136 };
+    fkv *db;
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = seed});
+    assert_ok(open_with(sim, MIB, 0, &db));
+    while (db->log.head.offset < MIB / 8 * 5)
+        assert_ok(fkv_put(db, "a", 1, "1", 1));
+    assert_ok(fkv_checkpoint(db));
+    for (uint64_t left; (left = db->log.size - db->log.head.offset) > LEFT_BYTES;)
+        assert_ok(fkv_put(db, "a", 1, "a longer one", (left - LEFT_BYTES) % FRAME_BYTES ? 9 : 1));
+    os_sim_kill(sim, seed);
+    fkv_close(db);
+    /* Its first frame leaves no room for another one like it. */
+    assert_ok(open_with(sim, MIB, 0, &db));
+    uint64_t end = db->log.head.offset;
+    assert_ok(fkv_put(db, "first", 5, "1", 1));
+    assert_ok(fkv_put(db, "undone", 6, "3", 1));
+    assert_true(db->log.head.offset < end);
+    os_sim_kill(sim, seed);
+    fkv_close(db);
+    os_sim_settle(sim);
+    assert_int_equal(os_sim_zero(sim, NAME "-wal", end, MARK_BYTES), 0);
+    assert_ok(open_with(sim, MIB, 0, &db));
+    assert_false(has(db, "first") || has(db, "undone"));
+    assert_true(db->log.head.offset < end);
+    crash(sim, db, seed);
+    assert_ok(open_with(sim, MIB, 0, &db));
+    bool good = !has(db, "first") && !has(db, "undone");
+    crash(sim, db, seed);
+    os_sim_free(sim);
+    return good;
+}
+
 /* The first sync of a new log fails, and with it the creation of the store. The next opening finds
  * the log whole, in the cache. */
 static bool new_log_survives(uint64_t seed)
@@ -248,6 +287,12 @@ static void test_undone(void **state)
 {
     (void)state;
     check(undone_stay_undone, PLANTED_RESTART_UNSYNCED, 20);
+}
+
+static void test_undone_at_the_front(void **state)
+{
+    (void)state;
+    check(undone_at_the_front_stay_undone, PLANTED_RESTART_UNSYNCED, 50);
 }
 
 static void test_new_log(void **state)
@@ -491,6 +536,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_referred),
         cmocka_unit_test(test_header),
         cmocka_unit_test(test_undone),
+        cmocka_unit_test(test_undone_at_the_front),
         cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_shorter_log),
         cmocka_unit_test(test_pad_in_the_log),
