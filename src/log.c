@@ -87,6 +87,39 @@ enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinishe
     return FKV_OK;
 }
 
+static enum fkv_error write_again(struct log *log, uint8_t *buffer, uint64_t from, uint64_t to)
+{
+    for (uint64_t bytes; from < to; from += bytes) {
+        bytes = min_u64(to - from, MIB);
+        memcpy(buffer, log->map + from, bytes);
+        int status = log->ops->write(log->file, buffer, bytes, from);
+        if (status)
+            return error_os(status, "write", log->path);
+    }
+    return FKV_OK;
+}
+
+/*
+ * Space for all of an old log: a program that has copied it may have left out zeros, and to store
+ * into a hole of the mapping on a full disk would be the end of the process. Some file systems want
+ * more to be free than they will use; then what lies there is written as it is, which shows.
+ */
+static enum fkv_error fill_holes(struct log *log)
+{
+    uint8_t *buffer = NULL;
+    enum fkv_error error = FKV_OK;
+    for (uint64_t from = 0, to; from < log->size && !error; from = to) {
+        to = min_u64(from + MIB, log->size);
+        if (log->ops->allocate(log->file, from, to - from) == 0)
+            continue;
+        if (!buffer && !(buffer = memory_buffer(MIB)))
+            return FKV_NO_MEMORY;
+        error = write_again(log, buffer, from, to);
+    }
+    memory_free(buffer);
+    return error;
+}
+
 enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
 {
     struct format_log_header header;
@@ -110,7 +143,8 @@ enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
     if (memcmp(header.store_id, store_id, sizeof header.store_id) != 0)
         return error_set(FKV_LOG_MISMATCH, "%s belongs to another store", log->path);
     log->seed = load_u64(store_id);
-    return map_log(log);
+    enum fkv_error error = map_log(log);
+    return error || log->read_only ? error : fill_holes(log);
 }
 
 uint64_t log_memory_bytes(const struct log *log)
@@ -436,18 +470,6 @@ enum fkv_error log_next(struct log *log, struct log_frame *frame, bool *found)
         if (log->live_bytes > log->size)
             return error_set(FKV_DAMAGED, "%s: the log runs in a circle", log->path);
     }
-}
-
-static enum fkv_error write_again(struct log *log, uint8_t *buffer, uint64_t from, uint64_t to)
-{
-    for (uint64_t bytes; from < to; from += bytes) {
-        bytes = min_u64(to - from, MIB);
-        memcpy(buffer, log->map + from, bytes);
-        int status = log->ops->write(log->file, buffer, bytes, from);
-        if (status)
-            return error_os(status, "write", log->path);
-    }
-    return FKV_OK;
 }
 
 enum fkv_error log_write_again(struct log *log)

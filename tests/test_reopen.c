@@ -447,6 +447,38 @@ static void test_shorter_log(void **state)
     os_sim_free(sim);
 }
 
+/* A program that copied the store has left out of the log what was zeros. On a full disk that is
+ * an error, and nothing is stored where there is no space. */
+static void test_log_with_holes(void **state)
+{
+    (void)state;
+    fkv *db;
+    struct os_file *file;
+    struct os_sim *sim = disk_with_store(1, &db);
+    struct os *os = os_sim_os(sim);
+    assert_ok(fkv_close(db));
+    assert_int_equal(os->ops->open(os, NAME "-wal", 0, &file), 0);
+    assert_int_equal(os->ops->punch(file, PAGE_BYTES, MIB - PAGE_BYTES), 0);
+    os->ops->close(file);
+    os_sim_set_capacity(sim, os_sim_used(sim) + MIB / 2);
+    assert_error(open_on(sim, &db), FKV_FULL);
+    os_sim_set_capacity(sim, 0);
+    assert_ok(open_on(sim, &db));
+    assert_true(has(db, "first"));
+    assert_ok(fkv_close(db));
+    /* To ask for space may fail where all of it is there. */
+    os_sim_fail(sim, &(struct os_sim_fault){.kinds = OS_SIM_ALLOCATE,
+                                            .nth = 1,
+                                            .error = -ENOSPC,
+                                            .forever = true,
+                                            .name_end = "-wal"});
+    assert_ok(open_on(sim, &db));
+    assert_ok(fkv_delete(db, "first", 5));
+    assert_ok(fkv_close(db));
+    assert_int_equal(os_sim_hole_stores(sim), 0);
+    os_sim_free(sim);
+}
+
 /* The log's last frame, whole, puts what is no record: a pad, with a key that would reach beyond
  * the file. */
 static void test_pad_in_the_log(void **state)
@@ -539,6 +571,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_undone_at_the_front),
         cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_shorter_log),
+        cmocka_unit_test(test_log_with_holes),
         cmocka_unit_test(test_pad_in_the_log),
         cmocka_unit_test(test_too_many_slots),
         cmocka_unit_test(test_plain_for_large),
