@@ -423,8 +423,10 @@ static enum fkv_error commit(struct fkv_load *load)
             break;
         commit_unprepare(db);
         forget_replaced(load);
-        db->making_room |= log_full;
-        if (!log_full || checkpoint_run(db))
+        if (error != FKV_FULL)
+            break;
+        db->making_room = true;
+        if (log_full ? checkpoint_run(db) != FKV_OK : !commit_make_room(db))
             break;
     }
     commit_end_making_room(db);

@@ -421,11 +421,46 @@ static void make_room(uint32_t flags)
     assert_ok(fkv_close(world.db));
 }
 
+/* The same when all that the load needs is places for the pages that it changes. */
+static void make_room_for_pages(void)
+{
+    static struct world world;
+    fkv_stats stats;
+    make_world(&world, 6, FKV_NO_THREAD);
+    for (uint32_t key = 0; key < KEYS; key++)
+        put(&world, key);
+    assert_ok(fkv_checkpoint(world.db));
+    fkv_load *load = fill_load(&world, 20000, false);
+    assert_ok(fkv_get_stats(world.db, &stats, sizeof stats));
+    room_bytes = stats.file_bytes;
+    /* Until there is too little, and some is to come. */
+    struct sectors *sectors = &world.db->sectors;
+    for (int i = 0; sectors->freed.count < 2 ||
+                    sectors_reserve(sectors, 0, RESERVE_FOR_COLLECTOR,
+                                    commit_changes(world.db, 20000, 0)) != FKV_FULL;
+         i++) {
+        assert_true(i < 100000);
+        uint32_t key = (uint32_t)rng_below(&world.rng, KEYS);
+        size_t bytes = value_of(world.stamps + 1, value, true);
+        if (i % 2 && fkv_put(world.db, &key, sizeof key, value, bytes) == FKV_OK)
+            world.stamp[key] = ++world.stamps;
+        if (i % 2 == 0 && fkv_delete(world.db, &key, sizeof key) == FKV_OK)
+            world.stamp[key] = 0;
+    }
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    loaded(&world);
+    compare(&world, world.stamp);
+    check(&world);
+    assert_ok(fkv_close(world.db));
+}
+
 static void test_room_is_made(void **state)
 {
     (void)state;
     make_room(0);
     make_room(FKV_NO_THREAD);
+    make_room_for_pages();
 }
 
 /* What a transaction reads while a load is put into effect is the state at its beginning, or a
