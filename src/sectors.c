@@ -72,6 +72,7 @@ enum fkv_error sectors_make(struct sectors *sectors, struct os_file *file, const
         reservation_make(&sectors->queued, bits, false) != 0)
         return FKV_NO_MEMORY;
     pthread_mutex_init(&sectors->size_lock, NULL);
+    pthread_cond_init(&sectors->allocated, NULL);
     pthread_mutex_init(&sectors->space_lock, NULL);
     sectors->windows = memory_new(WINDOWS_MAX * sizeof *sectors->windows);
     return sectors->windows ? FKV_OK : FKV_NO_MEMORY;
@@ -188,6 +189,10 @@ enum fkv_error sectors_grow(struct sectors *sectors, uint32_t more)
     if (error)
         return error;
     pthread_mutex_lock(&sectors->size_lock);
+    /* Where the file system cannot allocate, the C library writes zeros into what the file does not
+     * have yet: nothing of that may be in use before it is done. */
+    while (sectors->allocating && target > sectors->allocating)
+        pthread_cond_wait(&sectors->allocated, &sectors->size_lock);
     uint32_t has = atomic_load(&sectors->file_count);
     if (has < target)
         error = extend_file(sectors, target - has);
@@ -241,6 +246,7 @@ static void allocate_ahead(struct sectors *sectors)
     pthread_mutex_lock(&sectors->size_lock);
     uint32_t count = atomic_load(&sectors->file_count);
     uint32_t from = (uint32_t)max_u64(sectors->allocated_count, count);
+    sectors->allocating = from;
     pthread_mutex_unlock(&sectors->size_lock);
     uint32_t step = (uint32_t)min_u64(max_u64(count / 16, 2), 64) & ~1u;
     step += from % 2;
@@ -254,6 +260,8 @@ static void allocate_ahead(struct sectors *sectors)
     pthread_mutex_lock(&sectors->size_lock);
     if (step)
         sectors->allocated_count = from + step;
+    sectors->allocating = 0;
+    pthread_cond_broadcast(&sectors->allocated);
     pthread_mutex_unlock(&sectors->size_lock);
     pthread_mutex_unlock(&sectors->space_lock);
 }

@@ -63,6 +63,8 @@ struct sectors {
     _Atomic uint32_t file_count;
     _Atomic uint32_t allocated_count; /* have space; the flusher asks for many at a time */
     pthread_mutex_t size_lock;
+    uint32_t allocating; /* from this sector on the flusher asks for space; 0: it does not */
+    pthread_cond_t allocated;
     pthread_mutex_t space_lock; /* of who asks for space, or gives it back; before the writer's */
     struct reservation views;
     struct reservation states;
