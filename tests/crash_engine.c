@@ -100,11 +100,37 @@ static void strike(struct os_sim *sim, bool kill, uint64_t seed)
     totals.kills += kill;
 }
 
+/* Read-only, it is in the same state that it will be in when it is opened for writing. */
+static uint64_t look(struct life *life)
+{
+    fkv_options options;
+    struct fkv *db;
+    workload_options(life->workload, &options);
+    options.flags |= FKV_OPEN_READ_ONLY;
+    options.index_memory_max = rng_percent(&life->rng, 40) ? 32768 : 0;
+    enum fkv_error error = store_open(os_sim_os(life->sim), STORE_PATH, &options, &db);
+    if (error)
+        trouble("opening read-only: %s; %s", fkv_error_text(error), error_last());
+    uint64_t commit = db->commit;
+    if (commit < life->model->synced || commit > life->model->commit)
+        trouble("read-only it opens at %" PRIu64, commit);
+    struct content *state = malloc(life->model->key_count * sizeof *state);
+    model_state(life->model, commit, state);
+    store_must_hold(db, state, life->model->key_count, "read-only");
+    free(state);
+    store_close(db);
+    error_claim(0);
+    return commit;
+}
+
 /* Open, though up to `again` times recovery is cut off too. *kill stays true if the power never
  * failed. */
 static void recover(struct life *life, unsigned again, bool *kill)
 {
     for (;;) {
+        uint64_t commit = UINT64_MAX;
+        if (life->varies && rng_percent(&life->rng, 30) && life->model->commit)
+            commit = look(life);
         if (again)
             os_sim_crash_after(life->sim, OS_SIM_CHANGES, rng_below(&life->rng, 9));
         enum fkv_error error = life_open(life);
@@ -120,6 +146,8 @@ static void recover(struct life *life, unsigned again, bool *kill)
         os_sim_crash_after(life->sim, OS_SIM_ALL, UINT64_MAX);
         if (error)
             trouble("opening: %s; %s", fkv_error_text(error), error_last());
+        if (commit != UINT64_MAX && commit != life->db->commit)
+            trouble("read-only it opened at another commit");
         return;
     }
 }
@@ -409,6 +437,17 @@ static const struct mood chain_moods[] = {
      .value_most = 15000,
      .txn_keys = 20,
      .txn_delete_percent = 30},
+    {.name = "tiny",
+     .put = 50,
+     .delete = 50,
+     .txn = 3,
+     .sync = 2,
+     .checkpoint = 2,
+     .kill = 1,
+     .sync_percent = 5,
+     .value_most = 8,
+     .txn_keys = 40,
+     .txn_delete_percent = 50},
     {.name = "emptying",
      .delete = 70,
      .txn = 10,
@@ -423,7 +462,11 @@ enum { CHAIN_MOODS = sizeof chain_moods / sizeof chain_moods[0], SHORT_MOODS = 4
 
 static unsigned steps_most(const struct mood *mood)
 {
-    return mood->scripted ? 8 : mood->put == 1 ? 2 : mood->reopen > 10 ? 4 : 30;
+    return mood->scripted          ? 8
+           : mood->put == 1        ? 2
+           : mood->reopen > 10     ? 4
+           : mood->value_most == 8 ? 300
+                                   : 30;
 }
 
 /* One life, from a store that is open to one that is open again after its end. */
@@ -452,10 +495,12 @@ void chain(enum chain_kind kind, uint64_t seed, uint64_t lives)
         .sim = os_sim_new(&(struct os_sim_options){.seed = seed, .memory_bytes = seed % 3 ? 0 : 1}),
         .model = &model,
         .workload = &chained,
+        .varies = kind == CHAIN_VARIED,
         .rng = rng_make(seed + (uint64_t)kind)};
     uint64_t crashes = totals.crashes + totals.kills;
     clock_t began = clock();
-    const char *name = kind == CHAIN_SHORT ? "short" : "chain";
+    static const char *const names[] = {"chain", "short", "varied"};
+    const char *name = names[kind];
     random_fix(seed | 1);
     model_make(&model, chained.keys);
     commit_refer_bytes = chained.refer_bytes;

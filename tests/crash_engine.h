@@ -42,7 +42,8 @@ extern struct reached {
 void enumerate(const struct workload *workload, uint64_t seed, unsigned every, unsigned lotteries);
 
 /* One store, so many lives, each of which ends in a crash, a kill or a close. */
-enum chain_kind { CHAIN_MIXED, CHAIN_SHORT };
+/* Varied: each of its openings has other options, and some are read-only. */
+enum chain_kind { CHAIN_MIXED, CHAIN_SHORT, CHAIN_VARIED };
 void chain(enum chain_kind kind, uint64_t seed, uint64_t lives);
 
 /* crash_workloads.c */

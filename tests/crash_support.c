@@ -369,6 +369,12 @@ enum fkv_error life_open(struct life *life)
     workload_options(life->workload, &options);
     life->db = NULL;
     struct os *os = life->os ? life->os : os_sim_os(life->sim);
+    if (life->varies) {
+        static const uint64_t logs[] = {MIB, MIB, 2 * MIB, 5 * MIB + 4096, 64 * MIB};
+        options.log_bytes_max = logs[rng_below(&life->rng, 5)];
+        options.garbage_percent_max = (uint32_t)rng_between(&life->rng, 10, 100);
+        options.index_memory_max = rng_percent(&life->rng, 40) ? 32768 : 0;
+    }
     enum fkv_error error =
         store_open(os, life->path ? life->path : STORE_PATH, &options, &life->db);
     error_claim(0);

@@ -163,6 +163,7 @@ struct life {
     unsigned borrowed_count, borrowed_steps;
     struct held_snapshot held[HELD_SNAPSHOTS];
     bool faulty;    /* a call may fail that only reads */
+    bool varies;    /* each handle has other options */
     unsigned level; /* 1: at work while another life, of level 0, is amid a call */
 };
 

@@ -67,6 +67,12 @@ static void chain_short(void **state)
     chain_seeds(CHAIN_SHORT, 1500);
 }
 
+static void chain_varied(void **state)
+{
+    (void)state;
+    chain_seeds(CHAIN_VARIED, 1500);
+}
+
 /* A workload that no longer reaches what it is there for would pass unseen. */
 static void enumerate_reached_all(void **state)
 {
@@ -122,8 +128,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(enumerate_snapshots),   cmocka_unit_test(enumerate_loads),
         cmocka_unit_test(enumerate_by_call),     cmocka_unit_test(enumerate_limited),
         cmocka_unit_test(enumerate_reached_all), cmocka_unit_test(chain_mixed),
-        cmocka_unit_test(chain_short),           cmocka_unit_test(features_reached),
-        cmocka_unit_test(enough_crashes),
+        cmocka_unit_test(chain_short),           cmocka_unit_test(chain_varied),
+        cmocka_unit_test(features_reached),      cmocka_unit_test(enough_crashes),
     };
     int failed = SUPPORT_RUN(argc, argv, tests);
     crash_print_totals();
