@@ -27,14 +27,16 @@ struct world {
 
 /* Writes to the store's file fail from this one on, as after a kill; 0: never. And so does each
  * second one of a sector, for want of room. */
-static uint64_t write_fails_at, writes;
+static uint64_t write_fails_at;
+static _Atomic uint64_t writes; /* the flusher counts too */
 static bool half_full;
 
 static int counted_write(struct os_file *file, const void *bytes, size_t count, uint64_t offset)
 {
-    if (++writes >= write_fails_at && write_fails_at)
+    uint64_t nth = ++writes;
+    if (nth >= write_fails_at && write_fails_at)
         return -EIO;
-    if (half_full && count == SECTOR_BYTES && writes % 2)
+    if (half_full && count == SECTOR_BYTES && nth % 2)
         return -ENOSPC;
     return os_posix()->ops->write(file, bytes, count, offset);
 }
