@@ -542,18 +542,26 @@ static void test_options(void **state)
 
 /* ---------------------------------------------------------------- errors of the device */
 
+/* The store on a simulated disk. */
+static fkv *open_on(struct os_sim *sim, uint64_t index_memory_max)
+{
+    fkv *db;
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.index_memory_max = index_memory_max;
+    if (store_open(os_sim_os(sim), "store", &options, &db))
+        fail_msg("%s", error_last());
+    return db;
+}
+
 /* A page that cannot be read is an error of that call alone. */
 static void test_errors_of_reads(void **state)
 {
     (void)state;
     enum { SOME = 20000 };
     struct os_sim *sim = os_sim_new(NULL);
-    fkv_options options;
-    fkv_options_init(&options);
-    options.flags = FKV_NO_THREAD;
-    options.index_memory_max = 32768;
-    fkv *db;
-    must(store_open(os_sim_os(sim), "store", &options, &db));
+    fkv *db = open_on(sim, 32768);
     for (uint32_t key = 0; key < SOME; key++)
         must(fkv_put(db, &key, sizeof key, &key, sizeof key));
     must(fkv_checkpoint(db));
@@ -639,12 +647,7 @@ static void test_damaged_keys(void **state)
     uint8_t value[BYTES] = {0};
     size_t bytes;
     struct os_sim *sim = os_sim_new(NULL);
-    fkv_options options;
-    fkv_options_init(&options);
-    options.flags = FKV_NO_THREAD;
-    options.index_memory_max = 32768;
-    fkv *db;
-    must(store_open(os_sim_os(sim), "store", &options, &db));
+    fkv *db = open_on(sim, 32768);
     for (uint32_t key = 0; key < MANY; key++)
         must(fkv_put(db, &key, sizeof key, value, BYTES));
     must(fkv_checkpoint(db));
@@ -659,8 +662,7 @@ static void test_damaged_keys(void **state)
     assert_true(stats_of(db).bytes_written_collector > MIB);
     os_sim_kill(sim, 0);
     fkv_close(db);
-    if (store_open(os_sim_os(sim), "store", &options, &db))
-        fail_msg("%s", error_last());
+    db = open_on(sim, 32768);
     for (uint32_t key = 0; key < MANY; key++)
         expect(fkv_get(db, &key, sizeof key, value, BYTES, &bytes),
                key < DAMAGED && key % EACH == 0 ? FKV_DAMAGED : FKV_OK);
@@ -677,12 +679,7 @@ static void test_waiting_on_a_full_disk(void **state)
     static uint32_t held[4096];
     uint32_t count = 0;
     struct os_sim *sim = os_sim_new(NULL);
-    fkv_options options;
-    fkv_options_init(&options);
-    options.flags = FKV_NO_THREAD;
-    options.index_memory_max = 512 << 10;
-    fkv *db;
-    must(store_open(os_sim_os(sim), "store", &options, &db));
+    fkv *db = open_on(sim, 512 << 10);
     for (uint32_t round = 1; round <= 3; round++) {
         for (uint32_t key = 0; key < MANY; key += round)
             must(fkv_put(db, &key, sizeof key, &key, sizeof key));
