@@ -608,7 +608,7 @@ static int64_t spare_places(const struct fkv *db)
 
 /* A checkpoint frees the places of pages that were changed, and what is in quarantine; and what is
  * dead among the living is freed by moving them together. */
-bool commit_make_room(struct fkv *db)
+static bool make_room_on_disk(struct fkv *db)
 {
     enum { WORTH_WHILE = 32 };
     int64_t spare = spare_places(db);
@@ -631,6 +631,12 @@ bool commit_make_room(struct fkv *db)
     return room;
 }
 
+bool commit_make_room(struct fkv *db, bool in_log)
+{
+    db->making_room = true;
+    return in_log ? !checkpoint_run(db) : make_room_on_disk(db);
+}
+
 /* Prepare until it succeeds; a checkpoint makes room where there is none. */
 static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, size_t count,
                                         struct needs *needs)
@@ -646,9 +652,8 @@ static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, si
             commit_release(writes, count);
         if (shortage == SHORTAGE_NONE)
             break;
-        db->making_room = true;
         /* A log that is full again after a checkpoint was filled by others: try again then. */
-        bool made = shortage == SHORTAGE_OF_DISK ? commit_make_room(db) : !checkpoint_run(db);
+        bool made = commit_make_room(db, shortage == SHORTAGE_OF_LOG);
         if (store_has_failed(db))
             error = error_set(FKV_IO, "%s: a write or a sync failed while room was made", db->path);
         if (!made || store_has_failed(db))

@@ -148,10 +148,7 @@ static enum fkv_error take_sector(struct fkv *db, uint32_t *sector)
     for (;;) {
         if (!(error = store_writable(db)))
             error = sectors_reserve(&db->sectors, 1, RESERVE_FOR_COLLECTOR, 0);
-        if (error != FKV_FULL)
-            break;
-        db->making_room = true;
-        if (!commit_make_room(db))
+        if (error != FKV_FULL || !commit_make_room(db, false))
             break;
     }
     commit_end_making_room(db);
@@ -423,10 +420,7 @@ static enum fkv_error commit(struct fkv_load *load)
             break;
         commit_unprepare(db);
         forget_replaced(load);
-        if (error != FKV_FULL)
-            break;
-        db->making_room = true;
-        if (log_full ? checkpoint_run(db) != FKV_OK : !commit_make_room(db))
+        if (error != FKV_FULL || !commit_make_room(db, log_full))
             break;
     }
     commit_end_making_room(db);

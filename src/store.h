@@ -358,8 +358,9 @@ uint8_t *log_operation(uint8_t *to, enum operation_kind kind, uint64_t address, 
 /* While a checkpoint makes room for somebody (db->making_room), others wait; until it is had. */
 void commit_wait_for_room(struct fkv *db);
 void commit_end_making_room(struct fkv *db);
-/* The disk is full, and nothing is prepared: make room. False if there is none to be made. */
-bool commit_make_room(struct fkv *db);
+/* The log or the disk is full, and nothing is prepared: make room, while others wait. False if
+ * there is none to be made. */
+bool commit_make_room(struct fkv *db, bool in_log);
 /* collect(), with a checkpoint where the log has no room for it. */
 void collect_with_room(struct fkv *db);
 /* Make sure that the entry of a key, and what goes with it when it dies, can be changed without
