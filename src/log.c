@@ -272,6 +272,22 @@ static void zero_pages(struct log *log, uint64_t bytes)
     log->zeroed = at;
 }
 
+static void wrap(struct log *log)
+{
+    uint64_t left = log->size - log->head.offset - wrap_bytes;
+    put_frame(log, log->map + log->head.offset, wrap_bytes, FRAME_WRAP, 0);
+    log->live_bytes += left;
+    log->head.offset = LOG_FRAMES_OFFSET;
+    log->zeroed = 0;
+}
+
+/* Frames that are nearly as large as the mapping fit there from the front on only; and not before a
+ * replay begins there, as it does after a checkpoint that follows on the wrap frame. */
+static bool is_beyond_map(const struct log *log, uint64_t bytes)
+{
+    return log->head.offset + bytes + wrap_bytes > log->map_bytes && fits_at_front(log, 0);
+}
+
 static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
 {
     *full = false;
@@ -282,15 +298,15 @@ static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
     /* Go back to the front if there is enough room there that it is worth it. */
     bool front = fits_at_front(log, bytes);
     if (front && (log->size >= log->size_max || log->start > log->size / 2)) {
-        uint64_t left = log->size - log->head.offset - wrap_bytes;
-        put_frame(log, log->map + log->head.offset, wrap_bytes, FRAME_WRAP, 0);
-        log->live_bytes += left;
-        log->head.offset = LOG_FRAMES_OFFSET;
-        log->zeroed = 0;
+        wrap(log);
         return FKV_OK;
     }
     enum fkv_error error = FKV_FULL;
     bool alone = log->live_bytes == 0; /* nothing that a checkpoint could free */
+    if (alone && is_beyond_map(log, bytes)) {
+        wrap(log);
+        alone = false;
+    }
     if (log->head.offset >= log->start && (log->size < log->size_max || alone))
         error = grow(log, bytes);
     if (error == FKV_FULL && front) {

@@ -152,7 +152,7 @@ static void release(struct world *world, struct position position)
 static uint64_t replay(struct world *world)
 {
     struct log *log = &world->log;
-    static uint8_t expected[4 * MIB];
+    static uint8_t expected[72 * MIB]; /* no frame is larger */
     log->head = world->header.log;
     log->start = log->head.offset;
     log->live_bytes = 0;
@@ -380,6 +380,27 @@ static void test_large_frames(void **state)
     assert_false(full);
     assert_error(log_reserve(&world.log, 200 * MIB, &full), FKV_FULL);
     assert_false(full); /* no checkpoint can help */
+    drop_world(&world);
+}
+
+/* The largest frames there are, one after another: each has its room after one checkpoint, wherever
+ * the last one ended. */
+static void test_largest_frames(void **state)
+{
+    (void)state;
+    const uint32_t sizes[] = {40, 41, 65, 64, 20, 65, 65};
+    struct world world;
+    make_world(&world, 4, MIB);
+    append(&world, 5000, 0);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        release(&world, take_position(&world));
+        if (!append(&world, sizes[i] * MIB, 0)) {
+            release(&world, take_position(&world));
+            assert_true(append(&world, sizes[i] * MIB, 0));
+        }
+        assert_int_equal(replay(&world), world.frame_count);
+    }
+    assert_true(world.log.size <= 67 * MIB);
     drop_world(&world);
 }
 
@@ -643,6 +664,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_stays_small_when_released_often),
         cmocka_unit_test(test_zeros_ahead),
         cmocka_unit_test(test_large_frames),
+        cmocka_unit_test(test_largest_frames),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_damage_before_durable_frames),
         cmocka_unit_test(test_torn_frames),
