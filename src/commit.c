@@ -41,6 +41,13 @@ enum fkv_error store_writable(struct fkv *db)
     return FKV_OK;
 }
 
+enum fkv_error commit_has_number(const struct fkv *db)
+{
+    if (db->commit + 1 < COMMITS_MAX)
+        return FKV_OK;
+    return error_set(FKV_FULL, "%s has had all the commits that its format can number", db->path);
+}
+
 /* ---------------------------------------------------------------- prepare */
 
 /* What a snapshot sees of this key, and where. */
@@ -172,9 +179,8 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
     bool log_full = false;
     uint32_t large = 0;
     *shortage = SHORTAGE_NONE;
-    if (db->commit + 1 >= COMMITS_MAX)
-        return error_set(FKV_FULL, "%s has had all the commits that its format can number",
-                         db->path);
+    if ((error = commit_has_number(db)))
+        return error;
     /* What is changed of the index is on its way, of several keys at a time. */
     for (size_t i = 0; i < count && i < PREPARE_AHEAD; i++)
         index_prefetch_write(&db->index, writes[i].hash);

@@ -409,7 +409,7 @@ static enum fkv_error commit(struct fkv_load *load)
     bool log_full;
     commit_wait_for_room(db);
     for (;;) {
-        if ((error = store_writable(db)))
+        if ((error = store_writable(db)) || (error = commit_has_number(db)))
             break;
         if (db->sectors.next_sequence > load->sequence) {
             error = error_set(FKV_CONFLICT, "%s: too much was written while the load was open",

@@ -379,6 +379,8 @@ uint64_t commit_changes(const struct fkv *db, uint64_t keys, uint64_t sectors);
 /* Put into effect: the record at write->address is the key's (or none, if `remove`). */
 void commit_apply(struct fkv *db, struct write *write);
 enum fkv_error store_writable(struct fkv *db);
+/* Is there a number for one more? FKV_FULL: there never will be. */
+enum fkv_error commit_has_number(const struct fkv *db);
 enum fkv_error store_fail(struct fkv *db, enum fkv_error error);
 
 /* ---- snapshot.c */

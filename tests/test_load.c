@@ -326,6 +326,27 @@ static void test_arguments(void **state)
     assert_ok(fkv_close(world.db));
 }
 
+/* The format numbers commits, and a load is one. */
+static void test_last_commit(void **state)
+{
+    (void)state;
+    static struct world world;
+    fkv_load *load;
+    make_world(&world, 1, FKV_NO_THREAD);
+    assert_ok(fkv_load_begin(world.db, &load));
+    assert_ok(fkv_load_put(load, "a", 1, "b", 1));
+    uint64_t commit = world.db->commit;
+    world.db->commit = COMMITS_MAX - 1;
+    assert_error(fkv_load_commit(load), FKV_FULL);
+    assert_error(fkv_put(world.db, "b", 1, "b", 1), FKV_FULL);
+    assert_error(fkv_exists(world.db, "a", 1), FKV_NOT_FOUND);
+    world.db->commit = commit;
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    assert_ok(fkv_exists(world.db, "a", 1));
+    assert_ok(fkv_close(world.db));
+}
+
 /* A transaction conflicts with a load as with any commit. */
 static void test_beside_transactions(void **state)
 {
@@ -556,11 +577,12 @@ static void test_seen_by_transaction(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_with_threads),        cmocka_unit_test(test_without_threads),
-        cmocka_unit_test(test_kill_at_each_write),  cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_arguments),           cmocka_unit_test(test_beside_transactions),
-        cmocka_unit_test(test_seen_by_transaction), cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_emulated_allocation), cmocka_unit_test(test_room_is_made),
+        cmocka_unit_test(test_with_threads),       cmocka_unit_test(test_without_threads),
+        cmocka_unit_test(test_kill_at_each_write), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_arguments),          cmocka_unit_test(test_beside_transactions),
+        cmocka_unit_test(test_last_commit),        cmocka_unit_test(test_seen_by_transaction),
+        cmocka_unit_test(test_full_disk),          cmocka_unit_test(test_emulated_allocation),
+        cmocka_unit_test(test_room_is_made),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
