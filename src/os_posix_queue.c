@@ -8,6 +8,7 @@
 #include "os_posix.h"
 
 #include <errno.h>
+#include <time.h>
 
 #include "memory.h"
 #include "os.h"
@@ -83,14 +84,19 @@ int os_posix_queue_submit(struct os_queue *queue)
 }
 
 /* If the system cannot begin the others now, those that it has begun are waited for all the same.
- */
+ * It may not let anybody wait, where it has come to be forbidden; but they end, and are seen to. */
 static int begin_and_wait(struct os_queue *queue)
 {
     struct io_uring_cqe *done;
     int result = io_uring_submit_and_wait(&queue->ring, 1);
-    if (result < 0 && result != -EINTR && queue->open > io_uring_sq_ready(&queue->ring))
-        result = io_uring_wait_cqe(&queue->ring, &done);
-    return result < 0 && result != -EINTR ? result : 0;
+    if (result >= 0 || result == -EINTR)
+        return 0;
+    if (queue->open <= io_uring_sq_ready(&queue->ring))
+        return result;
+    result = io_uring_wait_cqe(&queue->ring, &done);
+    if (result < 0 && result != -EINTR)
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    return 0;
 }
 
 int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
@@ -98,13 +104,9 @@ int os_posix_queue_reap(struct os_queue *queue, bool wait, void **tag)
     struct io_uring_cqe *done = NULL;
     int result;
     *tag = NULL;
-    for (;;) {
-        result = io_uring_peek_cqe(&queue->ring, &done);
-        if (result == 0 || !wait || (result != -EAGAIN && result != -EINTR))
-            break;
+    while ((result = io_uring_peek_cqe(&queue->ring, &done)) && wait)
         if ((result = begin_and_wait(queue)))
             return result;
-    }
     if (result)
         return result == -EAGAIN || result == -EINTR ? 0 : result;
     *tag = io_uring_cqe_get_data(done);

@@ -7,8 +7,15 @@
 #include "support.h"
 
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "fetch.h"
 #include "fkv.h"
@@ -528,13 +535,90 @@ static void test_thread_that_ended(void **state)
     world_end(world);
 }
 
+/* ---------------------------------------------------------------- a queue that comes to be
+ * forbidden */
+
+enum { MANY_READS = 48, ANSWER_ALL = 0, ANSWER_NO_QUEUE = 1, ANSWER_LOST = 2, ANSWER_NO_ERROR = 3 };
+
+/* From now on this process can begin no reads, and wait for none. */
+static bool forbid_queues(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* What the system has begun it goes on to write into memory: all of that is to be taken. */
+static int read_forbidden(struct os_file *file)
+{
+    const struct os_ops *ops = os_posix()->ops;
+    static void *rooms[MANY_READS];
+    struct os_file *direct;
+    struct os_queue *queue;
+    uint32_t block;
+    void *tag;
+    if (ops->open_direct(file, &direct, &block) < 0)
+        direct = file;
+    if (ops->queue_open(os_posix(), MANY_READS + 1, -1, &queue))
+        return ANSWER_NO_QUEUE;
+    for (uint32_t i = 0; i < MANY_READS; i++) {
+        rooms[i] = aligned_alloc(SECTOR_BYTES, SECTOR_BYTES);
+        ops->queue_read(queue, direct, rooms[i], SECTOR_BYTES, i * SECTOR_BYTES, rooms[i]);
+    }
+    if (ops->queue_submit(queue) || !forbid_queues())
+        return ANSWER_NO_QUEUE;
+    for (uint32_t i = 0; i < MANY_READS; i++)
+        if (ops->queue_reap(queue, true, &tag) < 0 || !tag)
+            return ANSWER_LOST;
+    ops->queue_read(queue, direct, rooms[0], SECTOR_BYTES, 0, rooms[0]);
+    return ops->queue_reap(queue, true, &tag) < 0 && !tag ? ANSWER_ALL : ANSWER_NO_ERROR;
+}
+
+/* In a child, for the filter cannot be taken off again. */
+static void test_forbidden_queue(void **state)
+{
+    (void)state;
+    const struct os_ops *ops = os_posix()->ops;
+    struct os_file *file;
+    int status;
+    uint8_t *bytes = calloc(1, SECTOR_BYTES);
+    assert_int_equal(ops->open(os_posix(), support_path("forbidden"), OS_CREATE, &file), 0);
+    for (uint32_t i = 0; i < MANY_READS; i++)
+        assert_int_equal(ops->write(file, bytes, SECTOR_BYTES, i * SECTOR_BYTES), 0);
+    assert_int_equal(ops->sync(file), 0);
+    fflush(stdout);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0)
+        _exit(read_forbidden(file));
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == ANSWER_NO_QUEUE)
+        print_message("skipped: the system has no queue, or no filter\n");
+    else
+        assert_int_equal(WEXITSTATUS(status), ANSWER_ALL);
+    ops->close(file);
+    free(bytes);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_system),         cmocka_unit_test(test_simulated),
-        cmocka_unit_test(test_limits),         cmocka_unit_test(test_close),
-        cmocka_unit_test(test_media_error),    cmocka_unit_test(test_way),
-        cmocka_unit_test(test_broken_queue),   cmocka_unit_test(test_thread_that_ended),
+        cmocka_unit_test(test_forbidden_queue),
+        cmocka_unit_test(test_system),
+        cmocka_unit_test(test_simulated),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_close),
+        cmocka_unit_test(test_media_error),
+        cmocka_unit_test(test_way),
+        cmocka_unit_test(test_broken_queue),
+        cmocka_unit_test(test_thread_that_ended),
         cmocka_unit_test(test_cached_unknown),
     };
     return SUPPORT_RUN(argc, argv, tests);
