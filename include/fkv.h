@@ -280,8 +280,7 @@ FKV_API enum fkv_error fkv_value_size(fkv *db, const void *key, size_t key_bytes
  * fkv_borrow returns pointers into the store, valid until that fkv_read_end whatever is written
  * meanwhile, by this thread or by others. Read sections nest. They are cheap, take no lock, and
  * should be short: while one is open, space that was freed after its beginning is not reused.
- * A store opened with FKV_NO_THREAD may make a writer in another thread wait for read sections:
- * there, do not write inside of one while other threads write.
+ * With FKV_NO_THREAD a writer in another thread may wait, at the end of its call, for read sections.
  *
  * Values of up to 65,525 bytes can always be borrowed. Where key and value are together longer than
  * 131,060 bytes (in digest mode a key counts as 26), the value is stored in several pieces:

@@ -541,6 +541,8 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
     enum fkv_error error = FKV_OK;
     uint64_t commit = db->commit + 1;
     bool any_large = false;
+    if (needs->sectors)
+        tail_hide(&db->tail);
     for (size_t i = 0; !error && i < count; i++) {
         writes[i].address = 0;
         if (writes[i].remove)
@@ -548,6 +550,7 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
         error = store_write(db, &writes[i]);
         any_large |= writes[i].fresh && writes[i].fresh->sector_count;
     }
+    tail_show(&db->tail);
     if (!error && needs->refer)
         error = write_referred(db);
     if (error) {

@@ -82,10 +82,7 @@ static void read_one(fkv *db, fkv_read *read)
 /* Those that are to be read by calls, many at a time; what the queue could not do, one by one. */
 static void read_cold(fkv *db, fkv_read *reads, size_t count)
 {
-    /* To make a queue takes the writer lock, and without threads who has it may wait for readers:
-     * for the caller, inside a read section. */
-    bool may_wait = db->threads || !rcu_read_ongoing();
-    fkv_async *queue = may_wait ? queue_take(db) : NULL;
+    fkv_async *queue = queue_take(db);
     if (queue) {
         read_through(queue, reads, count);
         bool broken = false;

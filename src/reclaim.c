@@ -184,16 +184,6 @@ void reclaim_wait_a_while(struct reclaim *reclaim)
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
-bool reclaim_wait_at_once(struct reclaim *reclaim)
-{
-    if (reclaim->threads || rcu_read_ongoing())
-        return false;
-    reclaim_poll(reclaim, true);
-    reclaim_wait_all(reclaim);
-    reclaim_poll(reclaim, true);
-    return true;
-}
-
 void reclaim_finish(struct reclaim *reclaim, bool forked)
 {
     int state = state_of(reclaim);

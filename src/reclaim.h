@@ -100,9 +100,6 @@ void reclaim_pause(struct reclaim *reclaim);
 void reclaim_wait_all(struct reclaim *reclaim);
 /* The same, but with threads for a moment at most: a reader may be waiting for who waits here. */
 void reclaim_wait_a_while(struct reclaim *reclaim);
-/* Without threads: the same under the writer lock, where nothing else is left to do; false in a
- * read section. */
-bool reclaim_wait_at_once(struct reclaim *reclaim);
 
 /* Release everything, after the grace period under way if it can be waited for: not in a child of
  * fork(), not in a read section. No reader may be inside. */

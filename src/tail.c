@@ -15,6 +15,7 @@ enum fkv_error tail_make(struct tail *tail, struct sectors *sectors, struct recl
                           .reclaim = reclaim,
                           .seed = seed,
                           .threads = threads,
+                          .hidden = UINT64_MAX,
                           .buffers_usual = BUFFERS_USUAL};
     pthread_mutex_init(&tail->flush_lock, NULL);
     pthread_mutex_init(&tail->queue_lock, NULL);
@@ -118,7 +119,7 @@ void tail_reclaim(struct tail *tail, struct buffer *buffers)
     pthread_mutex_unlock(&tail->queue_lock);
 }
 
-/* Hand buffers that are written to reclaim. */
+/* Hand buffers that are written to reclaim, but for those that no reader can be in. */
 static void retire_flushed(struct tail *tail)
 {
     pthread_mutex_lock(&tail->queue_lock);
@@ -129,6 +130,11 @@ static void retire_flushed(struct tail *tail)
     for (struct buffer *next; buffers; buffers = next) {
         next = buffers->next;
         sector_state(tail->sectors, buffers->last_sector)->populated = true;
+        if (buffers->sequence >= tail->hidden) {
+            buffers->next = NULL;
+            tail_reclaim(tail, buffers);
+            continue;
+        }
         buffers->next = retired->buffers;
         retired->buffers = buffers;
         retired->count++;
@@ -178,8 +184,7 @@ static enum fkv_error buffer_take(struct tail *tail, struct buffer **buffer)
         return error;
     retire_flushed(tail);
     reclaim_poll(tail->reclaim, true);
-    if ((*buffer = wait_for_readers(tail)) || (*buffer = buffer_new(tail, BUFFERS_MAX)) ||
-        (reclaim_wait_at_once(tail->reclaim) && (*buffer = buffer_take_free(tail))))
+    if ((*buffer = wait_for_readers(tail)) || (*buffer = buffer_new(tail, BUFFERS_MAX)))
         return FKV_OK;
     return error_set(FKV_NO_MEMORY, "no memory for a sector: is a read section open for long?");
 }
@@ -219,10 +224,11 @@ void tail_seal(struct tail *tail)
 }
 
 static void buffer_assign(struct tail *tail, struct buffer *buffer, uint32_t sector,
-                          uint32_t flushed_cell)
+                          uint64_t sequence, uint32_t flushed_cell)
 {
     pthread_mutex_lock(&tail->queue_lock);
     buffer->sector = sector;
+    buffer->sequence = sequence;
     buffer->flushed_cell = flushed_cell;
     pthread_mutex_unlock(&tail->queue_lock);
 }
@@ -230,7 +236,7 @@ static void buffer_assign(struct tail *tail, struct buffer *buffer, uint32_t sec
 static void open_sector(struct tail *tail, uint32_t sector, uint64_t sequence,
                         struct buffer *buffer)
 {
-    buffer_assign(tail, buffer, sector, 0);
+    buffer_assign(tail, buffer, sector, sequence, 0);
     sector_header_fill(tail->sectors, buffer->bytes, sector, sequence, SECTOR_VALUES);
     tail->open = buffer;
     tail->sector = sector;
@@ -296,7 +302,7 @@ enum fkv_error tail_open(struct tail *tail, uint32_t sector, uint32_t cell)
     if ((error = sector_header_check(sectors, buffer->bytes, sector, view->sequence)))
         return error;
     sector_state(sectors, sector)->sealed = 0;
-    buffer_assign(tail, buffer, sector, cell);
+    buffer_assign(tail, buffer, sector, view->sequence, cell);
     tail->open = buffer;
     tail->sector = sector;
     tail->cell = cell;

@@ -25,6 +25,7 @@ struct buffer {
     uint8_t *bytes;
     uint32_t sector;       /* whose bytes are here and not yet all in the file; 0 none */
     uint32_t last_sector;  /* whose bytes these were, once they are all in the file */
+    uint64_t sequence;     /* of that sector */
     uint32_t flushed_cell; /* the file has the cells before this; at a page boundary */
 };
 
@@ -43,6 +44,8 @@ struct tail {
     uint32_t sector;
     uint32_t cell; /* next free */
     uint64_t sequence;
+    /* Nothing leads to the sectors from this sequence on: see tail_hide. UINT64_MAX: to none. */
+    uint64_t hidden;
 
     uint32_t spare; /* a taken sector, ready to be opened; 0 none */
     /* Sectors opened since the last frame: the next one must say so. */
@@ -107,6 +110,18 @@ uint8_t *tail_append(struct tail *tail, uint32_t cells, uint64_t *address);
 
 /* The last `cells` appended were for nothing. Only if no sector was opened since. */
 void tail_unappend(struct tail *tail, uint32_t cells);
+
+/* Nothing will lead to what is appended from now on, before tail_show. So buffers of sectors that
+ * are opened meanwhile need not wait for readers, and a commit, however large, needs but a few:
+ * nobody ever has to wait for readers with the writer lock held, but for a moment. */
+static inline void tail_hide(struct tail *tail)
+{
+    tail->hidden = tail->sectors->next_sequence;
+}
+static inline void tail_show(struct tail *tail)
+{
+    tail->hidden = UINT64_MAX;
+}
 
 /* Fill the open sector up; there is none then. */
 void tail_seal(struct tail *tail);

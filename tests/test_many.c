@@ -347,47 +347,11 @@ static void test_detail_stays(void **state)
     world_free(world);
 }
 
-/* Inside a read section. */
-static void *read_many(void *context)
-{
-    struct world *world = context;
-    fkv_read reads[MOST];
-    uint32_t keys[MOST];
-    all_reads(world, reads, keys);
-    fkv_read_begin(world->db);
-    enum fkv_error error = fkv_get_many(world->db, reads, MOST);
-    fkv_read_end(world->db);
-    insist(error == first_error(reads, MOST));
-    return NULL;
-}
-
-/* Without threads a writer may wait for readers with its lock held: who is inside a read section
- * must not want that. */
-static void test_beside_a_writer_that_waits(void **state)
-{
-    struct place *place = *state;
-    struct world *world =
-        world_new(open_with(place->path, FKV_READ_WITHOUT_MAPPING | FKV_NO_THREAD));
-    must(fkv_checkpoint(world->db));
-    pthread_t thread;
-    struct timespec until;
-    pthread_mutex_lock(&world->db->writer);
-    assert_int_equal(pthread_create(&thread, NULL, read_many, world), 0);
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 60;
-    int status = pthread_timedjoin_np(thread, NULL, &until);
-    pthread_mutex_unlock(&world->db->writer);
-    assert_int_equal(status, 0);
-    world_free(world);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        in_place(test_as_alone),         in_place(test_limited_index),
-        in_place(test_arguments),        in_place(test_damage),
-        cmocka_unit_test(test_failures), in_place(test_beside_a_writer_that_waits),
-        in_place(test_detail_stays),
+        in_place(test_as_alone), in_place(test_limited_index),    in_place(test_arguments),
+        in_place(test_damage),   cmocka_unit_test(test_failures), in_place(test_detail_stays),
     };
     return run_all(tests);
 }

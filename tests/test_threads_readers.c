@@ -1,8 +1,9 @@
 /*
  * Readers cost nothing and leave nothing: a reader beside a writer at full speed makes no system
  * call, while segments split, the collector moves records, checkpoints run and the file grows; and
- * threads that come and go by thousands, or end inside a read section, hold nothing up. And the
- * threads that the library starts take no signals.
+ * threads that come and go by thousands, or end inside a read section, hold nothing up; nor does
+ * one that waits for a writer inside of one. And the threads that the library starts take no
+ * signals.
  *
  * System calls are counted by the kernel: a filter that only this thread has turns each of its
  * calls into a signal (seccomp). Only a scan makes some, one a sector, to have it read ahead. The
@@ -19,6 +20,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include "store.h"
 #include "support.h"
 
 /* ---------------------------------------------------------------- no system calls */
@@ -343,6 +345,74 @@ static void test_threads_come_and_go_without_threads(void **state)
     come_and_go_by_thousands(FKV_NO_THREAD);
 }
 
+/* ---------------------------------------------------------------- waiting for a writer */
+
+enum { PARTS = 200, PART_BYTES = 130000, BUFFERS = 8 };
+
+struct waiting {
+    fkv *db;
+    _Atomic bool inside; /* the reader is in its section */
+};
+
+/* Inside a read section, calls that take the writer's lock, while the commit has it. */
+static void *wait_in_section(void *context)
+{
+    struct waiting *waiting = context;
+    fkv *db = waiting->db;
+    char value[8];
+    fkv_read read = {.key = "a", .key_bytes = 1, .buffer = value, .buffer_bytes = sizeof value};
+    fkv_stats stats;
+    fkv_snapshot *snapshot;
+    fkv_async *async;
+    fkv_read_begin(db);
+    waiting->inside = true;
+    while (pthread_mutex_trylock(&db->writer) == 0) {
+        pthread_mutex_unlock(&db->writer);
+        sched_yield();
+    }
+    insist_ok(fkv_get_stats(db, &stats, sizeof stats));
+    insist_ok(fkv_snapshot_open(db, &snapshot));
+    fkv_snapshot_close(snapshot);
+    insist_ok(fkv_async_open(db, 1, &async));
+    fkv_async_close(async);
+    insist_ok(fkv_get_many(db, &read, 1));
+    insist_ok(fkv_put(db, "b", 1, "b", 1));
+    fkv_read_end(db);
+    return NULL;
+}
+
+/* Without threads nobody else writes what the commit puts into buffers, and there is memory for a
+ * part of it only. */
+static void test_a_section_waits_for_a_commit(void **state)
+{
+    (void)state;
+    struct waiting waiting = {0};
+    static uint8_t value[PART_BYTES];
+    fkv_options options;
+    fkv_txn *txn;
+    pthread_t reader;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    assert_ok(fkv_open(support_path("waiting"), &options, &waiting.db));
+    assert_ok(fkv_put(waiting.db, "a", 1, "a", 1));
+    struct reservation *memory = &waiting.db->tail.memory;
+    size_t reserved = memory->reserved_bytes;
+    memory->reserved_bytes = max_u64(BUFFERS * SECTOR_BYTES, memory->backed_bytes);
+    assert_ok(fkv_txn_begin(waiting.db, &txn));
+    for (uint32_t part = 0; part < PARTS; part++)
+        assert_ok(fkv_txn_put(txn, &part, sizeof part, value, sizeof value));
+    alarm(HANG_SECONDS);
+    assert_int_equal(pthread_create(&reader, NULL, wait_in_section, &waiting), 0);
+    while (!waiting.inside)
+        sched_yield();
+    assert_ok(fkv_txn_commit(txn, 0));
+    pthread_join(reader, NULL);
+    alarm(0);
+    fkv_txn_free(txn);
+    memory->reserved_bytes = reserved;
+    assert_ok(fkv_close(waiting.db));
+}
+
 /* ---------------------------------------------------------------- signals */
 
 /* Of a thread of this process. */
@@ -409,6 +479,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_no_system_calls_without_threads),
         cmocka_unit_test(test_threads_come_and_go),
         cmocka_unit_test(test_threads_come_and_go_without_threads),
+        cmocka_unit_test(test_a_section_waits_for_a_commit),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
