@@ -169,10 +169,12 @@ void compaction_turn(struct fkv *db)
     const long between_commits_ns = 50000, for_readers_ns = 1000000;
     struct compaction *compaction = &db->compaction;
     bool ends = compaction->stage == COMPACTION_ENDS;
+    bool due =
+        is_due(db) && !db->making_room; /* else it would take the room from who asked for it */
     uint32_t ahead = 0;
-    if (is_due(db) && ends)
+    if (due && ends)
         end(db);
-    else if (is_due(db))
+    else if (due)
         collect_for_a_while(db);
     if (!ends)
         ahead = sector_ahead(db);
@@ -185,7 +187,7 @@ void compaction_turn(struct fkv *db)
         db->os->ops->start_read(db->file, (uint64_t)ahead * SECTOR_BYTES, SECTOR_BYTES);
     if (ends && !wanted)
         nanosleep(&(struct timespec){.tv_nsec = for_readers_ns}, NULL);
-    else if (commits)
+    else if (commits || !due)
         nanosleep(&(struct timespec){.tv_nsec = between_commits_ns}, NULL);
     else
         sched_yield();
@@ -196,7 +198,7 @@ void compaction_poll(struct fkv *db, uint64_t steps)
 {
     struct compaction *compaction = &db->compaction;
     bool goes_on = true;
-    if (db->threads)
+    if (db->threads || db->making_room)
         return;
     if (store_has_failed(db)) { /* no checkpoint will come */
         compaction_end(db, FKV_FAILED);

@@ -178,6 +178,7 @@ enum { STEPS_AT_ONCE = 4096 }; /* of a compaction, by a call */
 static enum fkv_error compact_some(fkv *db, struct compaction *compaction, bool *goes_on)
 {
     pthread_mutex_lock(&db->writer);
+    commit_wait_for_room(db);
     enum fkv_error error = compaction_some(db, compaction, STEPS_AT_ONCE, goes_on);
     if (!error && compaction->stuck)
         error = checkpoint_run_for_space(db);

@@ -339,6 +339,40 @@ static void arguments(void **state)
     assert_ok(fkv_close(db));
 }
 
+/* While a commit waits for a checkpoint to make room for it, nothing of that is taken: a commit
+ * that needs all of the log would wait for the end of the compaction otherwise, through one
+ * checkpoint after another. */
+static void gives_way(void **state)
+{
+    (void)state;
+    for (unsigned flags = 0; flags <= FKV_NO_THREAD; flags += FKV_NO_THREAD) {
+        fkv *db;
+        fkv_options options;
+        fkv_options_init(&options);
+        options.flags = flags;
+        assert_ok(fkv_open(support_path(flags ? "way-no-thread" : "way"), &options, &db));
+        put_some(db, 0, 1, 'a');
+        put_some(db, 0, 3, 'b');
+        pthread_mutex_lock(&db->writer);
+        db->making_room = true;
+        pthread_mutex_unlock(&db->writer);
+        assert_ok(fkv_compact_start(db, 0));
+        int more = 1;
+        for (int i = 0; i < 20; i++) {
+            usleep(1000);
+            assert_ok(fkv_compact_step(db, &more));
+        }
+        pthread_mutex_lock(&db->writer);
+        assert_int_equal(db->collector.further_bytes, 0);
+        commit_end_making_room(db);
+        pthread_mutex_unlock(&db->writer);
+        while (more)
+            assert_ok(fkv_compact_step(db, &more));
+        assert_int_not_equal(db->collector.further_bytes, 0);
+        assert_ok(fkv_close(db));
+    }
+}
+
 /* A step that ends it says why, whatever another call has said before. */
 static void steps_say_why_it_ends(void **state)
 {
@@ -375,6 +409,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(stopped_and_begun_again),
         cmocka_unit_test(beside_a_reader_that_stays),
         cmocka_unit_test(arguments),
+        cmocka_unit_test(gives_way),
         cmocka_unit_test(steps_say_why_it_ends),
     };
     return SUPPORT_RUN(argc, argv, tests);
