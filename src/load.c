@@ -294,6 +294,17 @@ static uint64_t log_bytes_for(const struct fkv_load *load)
            load->pairs * operation_bytes(sizeof(uint32_t));
 }
 
+/* Pages that may change: for the pairs, and for what goes with the values that they replace. */
+static uint64_t changes_of(const struct fkv_load *load)
+{
+    uint64_t keys = load->pairs, sectors = load->sector_count;
+    for (const struct replaced *one = load->replaced; one; one = one->next) {
+        keys += one->parts->piece_count;
+        sectors += one->parts->sector_count;
+    }
+    return commit_changes(load->db, keys, sectors);
+}
+
 static enum fkv_error prepare(struct fkv_load *load, bool *log_full)
 {
     struct fkv *db = load->db;
@@ -310,8 +321,7 @@ static enum fkv_error prepare(struct fkv_load *load, bool *log_full)
         return error;
     uint64_t frames = db->pages.pending_pages + 64; /* each page is copied once at most */
     if ((error = pages_reserve_frames(&db->pages, (uint32_t)frames)) ||
-        (error = sectors_reserve(&db->sectors, 0, RESERVE_FOR_COLLECTOR,
-                                 commit_changes(db, load->pairs, load->sector_count))))
+        (error = sectors_reserve(&db->sectors, 0, RESERVE_FOR_COLLECTOR, changes_of(load))))
         return error;
     return log_reserve(&db->log, log_bytes_for(load), log_full);
 }

@@ -67,6 +67,8 @@ static int limited_allocate(struct os_file *file, uint64_t offset, uint64_t byte
     return os_posix()->ops->allocate(file, offset, bytes);
 }
 
+static uint64_t log_bytes = 2 * MIB;
+
 static void open_world(struct world *world, uint32_t flags)
 {
     static struct os_ops ops;
@@ -77,7 +79,7 @@ static void open_world(struct world *world, uint32_t flags)
     fkv_options options;
     fkv_options_init(&options);
     options.flags = flags;
-    options.log_bytes_max = 2 * MIB;
+    options.log_bytes_max = log_bytes;
     assert_ok(store_open(&os, support_path("load"), &options, &world->db));
 }
 
@@ -254,6 +256,9 @@ static void test_kill_at_each_write(void **state)
     for (uint64_t at = 1; !acknowledged; at++) {
         static struct world world;
         static uint32_t before[KEYS];
+        log_bytes = 256 * MIB;
+        commit_refer_bytes =
+            64 * KIB; /* the large values are not in the log: no checkpoint comes */
         make_world(&world, 7, FKV_NO_THREAD);
         for (uint32_t key = 0; key < 2000; key++)
             put(&world, key * 7);
@@ -495,6 +500,49 @@ static void make_room_for_pages(void)
     assert_ok(fkv_close(world.db));
 }
 
+/* With a large value that a load replaces go its pieces, each somewhere else in the index: on a
+ * full disk the checkpoint after it has to have places for all of those pages, or none would ever
+ * come.
+ */
+static void test_room_for_what_goes(void **state)
+{
+    (void)state;
+    enum { SMALL = 400000, LARGE = 200, LARGE_BYTES = 1040000 };
+    static struct world world;
+    static uint32_t taken[1000];
+    fkv_stats stats;
+    fkv_load *load;
+    uint32_t count = 0;
+    uint8_t *large = calloc(1, LARGE_BYTES);
+    log_bytes = 256 * MIB;
+    commit_refer_bytes = 64 * KIB; /* the large values are not in the log: no checkpoint comes */
+    make_world(&world, 7, FKV_NO_THREAD);
+    for (uint32_t key = 0; key < SMALL + LARGE; key++)
+        assert_ok(fkv_put(world.db, &key, sizeof key, large, key < SMALL ? 5 : LARGE_BYTES));
+    assert_ok(fkv_checkpoint(world.db)); /* the first one: the pages lie as close as they can */
+    assert_ok(fkv_load_begin(world.db, &load));
+    for (uint32_t key = SMALL; key < SMALL + LARGE; key++)
+        assert_ok(fkv_load_put(load, &key, sizeof key, "new", 3));
+    assert_ok(fkv_get_stats(world.db, &stats, sizeof stats));
+    room_bytes = stats.file_bytes;
+    struct sectors *sectors = &world.db->sectors;
+    while (!sectors_reserve(sectors, 1, RESERVE_FOR_COLLECTOR, commit_changes(world.db, LARGE, 1)))
+        assert_ok(sectors_take(sectors, &taken[count++]));
+    enum fkv_error error = fkv_load_commit(load);
+    assert_true(error == FKV_OK || error == FKV_FULL);
+    assert_ok(fkv_checkpoint(world.db));
+    for (uint32_t key = SMALL; key < SMALL + LARGE; key++)
+        assert_ok(fkv_delete(world.db, &key, sizeof key));
+    assert_ok(fkv_checkpoint(world.db));
+    while (count)
+        sectors_give(sectors, taken[--count]);
+    fkv_load_free(load);
+    assert_ok(fkv_close(world.db));
+    log_bytes = 2 * MIB;
+    commit_refer_bytes = 4 * MIB;
+    free(large);
+}
+
 static void test_room_is_made(void **state)
 {
     (void)state;
@@ -582,7 +630,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_arguments),          cmocka_unit_test(test_beside_transactions),
         cmocka_unit_test(test_last_commit),        cmocka_unit_test(test_seen_by_transaction),
         cmocka_unit_test(test_full_disk),          cmocka_unit_test(test_emulated_allocation),
-        cmocka_unit_test(test_room_is_made),
+        cmocka_unit_test(test_room_is_made),       cmocka_unit_test(test_room_for_what_goes),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
