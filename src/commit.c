@@ -214,7 +214,7 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
     if ((error = pages_reserve_frames(&db->pages, (uint32_t)frames)))
         return error;
     if ((error = sectors_reserve(&db->sectors, needs->sectors,
-                                 needs->sectors ? RESERVE_FOR_COLLECTOR : RESERVE_NONE,
+                                 needs->record_bytes ? RESERVE_FOR_COLLECTOR : RESERVE_NONE,
                                  needs->changes)) ||
         (error = log_reserve(&db->log, needs->log_bytes, &log_full)))
         if (error == FKV_FULL)

@@ -10,6 +10,9 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 
+#include "os_posix.h"
+#include "store.h"
+
 enum { KEYS = 6000 };
 
 /* A disk, and what the store on it should hold: of each key the seed of its value, 0 if absent. */
@@ -440,6 +443,64 @@ static void test_file_size_limit(void **state)
     setrlimit(RLIMIT_FSIZE, &before);
 }
 
+/* ---------------------------------------------------------------- the collector's room */
+
+static uint64_t room_bytes; /* of the file; 0: as much as it likes */
+
+static int limited_allocate(struct os_file *file, uint64_t offset, uint64_t bytes)
+{
+    if (room_bytes && offset + bytes > room_bytes)
+        return -ENOSPC;
+    return os_posix()->ops->allocate(file, offset, bytes);
+}
+
+/* What is left for the collector is not for puts, not even the rest of a sector that it has opened:
+ * else there would come a moment from which on nothing is collected any more, whatever is deleted.
+ */
+static void test_collector_keeps_its_room(void **state)
+{
+    enum { PAIRS = 60000, TURNS = 160000, SECTORS = 1000, FEW = 8 };
+    static const uint8_t value[2000];
+    static uint32_t taken[SECTORS];
+    struct place *place = *state;
+    struct os_ops ops = *os_posix()->ops;
+    struct os os = {&ops};
+    fkv_options options;
+    fkv_stats stats;
+    fkv *db;
+    uint32_t count = 0;
+    uint64_t random = 1, put = 0;
+    ops.allocate = limited_allocate;
+    room_bytes = 0;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    options.log_bytes_max = 2 * MIB;
+    must(store_open(&os, place->path, &options, &db));
+    for (uint32_t key = 0; key < PAIRS; key++)
+        must(fkv_put(db, &key, sizeof key, value, random_below(&random, sizeof value)));
+    must(fkv_checkpoint(db));
+    must(fkv_get_stats(db, &stats, sizeof stats));
+    room_bytes = stats.file_bytes;
+    while (sectors_free_count(&db->sectors) > 1 && count < SECTORS)
+        must(sectors_take(&db->sectors, &taken[count++]));
+    for (int i = 0; i < TURNS; i++) {
+        uint32_t key = (uint32_t)random_below(&random, PAIRS);
+        enum fkv_error error =
+            i % 2 ? fkv_delete(db, &key, sizeof key)
+                  : fkv_put(db, &key, sizeof key, value, random_below(&random, sizeof value));
+        assert_true(!error || error == (i % 2 ? FKV_NOT_FOUND : FKV_FULL));
+        put += i % 2 == 0 && !error;
+    }
+    must(fkv_get_stats(db, &stats, sizeof stats));
+    print_message("%" PRIu64 " puts, %" PRIu64 " cells live, %" PRIu64 " dead\n", put,
+                  stats.live_cells, stats.dead_cells);
+    assert_true(stats.dead_cells <= stats.live_cells + FEW * SECTOR_CELLS);
+    assert_true(put > TURNS / 4);
+    while (count)
+        sectors_give(&db->sectors, taken[--count]);
+    must(store_close(db));
+}
+
 #define on_disk(function) cmocka_unit_test_setup_teardown(function, mounted_make, mounted_drop)
 
 int main(void)
@@ -453,6 +514,7 @@ int main(void)
         on_disk(test_ext4),
         on_disk(test_ext4_without_threads),
         on_disk(test_file_size_limit),
+        in_place(test_collector_keeps_its_room),
     };
     return run_all(tests);
 }
