@@ -38,6 +38,8 @@
  * prints, exits or aborts on bad input or I/O errors. It leaves signals alone: under a limit of the
  * size of files (RLIMIT_FSIZE) the system ends the program with SIGXFSZ, unless it ignores that,
  * and then it is FKV_FULL. Interruptions by handlers, with or without SA_RESTART, are no errors.
+ * But a thread must not be cancelled (pthread_cancel) inside a call, nor leave one by longjmp: it
+ * may hold what all others wait for.
  *
  * MEMORY. The library copies what it is given; the caller's buffers are free again on return.
  * Memory that it lends is read-only and valid for as long as the lending function says.
@@ -280,7 +282,8 @@ FKV_API enum fkv_error fkv_value_size(fkv *db, const void *key, size_t key_bytes
  * fkv_borrow returns pointers into the store, valid until that fkv_read_end whatever is written
  * meanwhile, by this thread or by others. Read sections nest. They are cheap, take no lock, and
  * should be short: while one is open, space that was freed after its beginning is not reused.
- * With FKV_NO_THREAD a writer in another thread may wait, at the end of its call, for read sections.
+ * With FKV_NO_THREAD a writer in another thread may wait, at the end of its call, for read
+ * sections.
  *
  * Values of up to 65,525 bytes can always be borrowed. Where key and value are together longer than
  * 131,060 bytes (in digest mode a key counts as 26), the value is stored in several pieces:
