@@ -626,7 +626,7 @@ uint64_t index_guess(const struct index *index, struct hash128 hash)
     const struct segment *segment = segment_of(index, find_segment(index, hash));
     struct fragment key = fragment_of(hash, segment->depth);
     struct probe probe = probe_of(key.tag, segment->pages);
-    uint32_t frame = segment->frame[probe.page];
+    uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE);
     uint64_t entry = 0;
     if (frame)
         bucket_find((struct bucket *)frame_bytes(index->pages, frame) + probe.bucket, key, &entry);

@@ -66,14 +66,22 @@ static inline uint32_t bucket_candidates(const struct bucket *bucket, struct fra
 #endif
 }
 
-/* The slot of the key in this bucket, or NULL. */
+/* The slot of the key in this bucket, or NULL. The entry is looked at once more after the tag: the
+ * slot may have been given to another key between the two, and then the bits of one are not to be
+ * taken for the other's. */
 static inline struct slot *bucket_find(struct bucket *bucket, struct fragment key, uint64_t *found)
 {
     for (uint32_t candidates = bucket_candidates(bucket, key); candidates;
          candidates &= candidates - 1) {
         struct slot *slot = &bucket->slot[__builtin_ctz(candidates) / CANDIDATE_BITS];
-        uint64_t entry = __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE);
-        uint64_t tag = __atomic_load_n(&slot->tag, __ATOMIC_RELAXED);
+        uint64_t entry = __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE), now, tag;
+        for (;; entry = now) {
+            SCHEDULE_POINT();
+            tag = __atomic_load_n(&slot->tag, __ATOMIC_ACQUIRE);
+            now = __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE);
+            if (__builtin_expect(now == entry, 1))
+                break;
+        }
         if (((tag ^ key.tag) & TAG_SURE) == 0 && entry && fragment_agrees(key, tag, entry)) {
             *found = entry;
             return slot;

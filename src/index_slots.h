@@ -102,14 +102,16 @@ static inline struct slot *bucket_mark(struct bucket *bucket, uint32_t class)
 }
 
 /* Put a key into the first empty slot, whose marks stay; readers see it by its entry. NULL if there
- * is none. */
+ * is none. The tag comes after all that was stored before: who sees it, and so misses the key that
+ * had the slot, sees that the entry of that one is gone, and what came before (an overlay, an
+ * undo). */
 static inline struct slot *bucket_fill(struct bucket *bucket, uint64_t tag, uint64_t entry)
 {
     for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
         struct slot *slot = &bucket->slot[s];
         if (slot->entry)
             continue;
-        __atomic_store_n(&slot->tag, (slot->tag & ~TAG_MASK) | tag, __ATOMIC_RELAXED);
+        __atomic_store_n(&slot->tag, (slot->tag & ~TAG_MASK) | tag, __ATOMIC_RELEASE);
         __atomic_store_n(&slot->entry, entry, __ATOMIC_RELEASE);
         return slot;
     }

@@ -180,6 +180,13 @@ static inline struct page *pages_find(const struct pages *pages, enum space spac
     return &pages->space[space].chunks[number >> 8]->page[number & 255];
 }
 
+/* Its frame, 0 if it has none, for the writer without load_lock: a reader may bring it in just now,
+ * and what it brought is seen then. */
+static inline uint32_t page_frame(const struct page *page)
+{
+    return __atomic_load_n(&page->frame, __ATOMIC_ACQUIRE);
+}
+
 /* Make numbers below `count` valid; new pages are zeros without a frame. */
 enum fkv_error pages_extend(struct pages *pages, enum space space, uint32_t count);
 
@@ -311,7 +318,7 @@ bool pages_await(struct pages *pages, const uint32_t *number, uint32_t count, st
  * page in meanwhile; only the writer takes one out.) */
 static inline bool pages_is_changed(const struct pages *pages, const struct page *page)
 {
-    return page->epoch == pages->epoch && __atomic_load_n(&page->frame, __ATOMIC_ACQUIRE);
+    return page->epoch == pages->epoch && page_frame(page);
 }
 /* Changed pages of a space that are in frames. */
 static inline uint64_t pages_changed(const struct pages *pages, enum space space)

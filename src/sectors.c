@@ -600,7 +600,7 @@ enum fkv_error sectors_prepare(struct sectors *sectors, uint32_t sector)
     enum fkv_error error =
         pages_load(sectors->pages, SPACE_SECTORS, sector / SECTORS_PER_PAGE, &frame);
     for (uint32_t half = 0; !error && half < 2; half++)
-        if (!pages_find(sectors->pages, SPACE_MAPS, sector * 2 + half)->frame)
+        if (!page_frame(pages_find(sectors->pages, SPACE_MAPS, sector * 2 + half)))
             error = pages_load(sectors->pages, SPACE_MAPS, sector * 2 + half, &frame);
     if (undo_is_wanted(sectors->undo) && !error)
         error = leave_map(sectors, sector);
@@ -615,7 +615,7 @@ enum fkv_error sectors_prepare_kill(struct sectors *sectors, uint64_t address)
             sector >= sectors->count || sector_state(sectors, sector)->type != SECTOR_VALUES, 0))
         return error_set(FKV_DAMAGED, "%s: the index leads to sector %u, where no records are",
                          sectors->path, sector);
-    uint32_t frame = pages_find(sectors->pages, SPACE_MAPS, page)->frame;
+    uint32_t frame = page_frame(pages_find(sectors->pages, SPACE_MAPS, page));
     if (__builtin_expect(
             frame && pages_find(sectors->pages, SPACE_SECTORS, sector / SECTORS_PER_PAGE)->frame,
             1)) {
@@ -641,9 +641,11 @@ void sectors_prefetch_kill(const struct sectors *sectors, uint64_t address, bool
     if (!map) {
         __builtin_prefetch(page, 1);
         __builtin_prefetch(sector_state(sectors, sector), 1);
-    } else if (page->frame) {
-        const uint64_t *bits = frame_bytes(sectors->pages, page->frame);
-        __builtin_prefetch(bits + address % MAP_PAGE_CELLS / 64, 1);
+    } else {
+        uint32_t frame = page_frame(page);
+        const uint64_t *bits = frame_bytes(sectors->pages, frame);
+        if (frame)
+            __builtin_prefetch(bits + address % MAP_PAGE_CELLS / 64, 1);
     }
 }
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "index.h"
+#include "index_search.h"
 
 /* ---------------------------------------------------------------- an index of its own */
 
@@ -986,9 +986,53 @@ static void test_impossible_directories(void **state)
     free(model.number);
 }
 
+/* A slot that is given to another key between two looks of a reader: the entry of the one is never
+ * taken for the other's. Their tags agree where a bucket is searched for candidates, and what the
+ * entries say of the hash is the same. */
+static struct bucket given;
+static uint64_t given_tag, given_entry;
+
+static void give_slot(void)
+{
+    schedule_point = NULL;
+    __atomic_store_n(&given.slot[0].entry, 0, __ATOMIC_RELEASE);
+    if (given_entry)
+        bucket_fill(&given, given_tag, given_entry);
+    else
+        given.slot[0].tag = given_tag;
+}
+
+static void test_slot_given_away(void **state)
+{
+    (void)state;
+    const uint64_t low = 1;
+    struct fragment old = {.tag = 0x1234567800010000, .low = low};
+    struct fragment new = {.tag = 0x1234567800020000, .low = low};
+    for (uint64_t after = 0; after <= 9; after += 9) {
+        uint64_t found = 0;
+        given = (struct bucket){0};
+        assert_non_null(bucket_fill(&given, old.tag, 7 | low << LOW_SHIFT));
+        assert_non_null(bucket_find(&given, old, &found));
+        assert_int_equal(found & ENTRY_VALUE_MASK, 7);
+        given_tag = new.tag;
+        given_entry = after ? after | low << LOW_SHIFT : 0;
+        schedule_point = give_slot;
+        found = 0;
+        (void)bucket_find(&given, new, &found);
+        assert_true((found & ENTRY_VALUE_MASK) == after || !found); /* never the old one's */
+        if (schedule_point) /* the bucket was not looked at more closely */
+            give_slot();
+        found = 0;
+        (void)bucket_find(&given, new, &found);
+        assert_int_equal(found & ENTRY_VALUE_MASK, after);
+        assert_null(bucket_find(&given, old, &found));
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_slot_given_away),
         cmocka_unit_test(test_memory_per_key),
         cmocka_unit_test(test_old_slots_in_deep_segments),
         cmocka_unit_test(test_equal_prefixes),
