@@ -202,12 +202,14 @@ void memory_free(void *block)
     free(block);
 }
 
-enum { BACK_STEP = 2 << 20, SMALL_STEP = 1 << 16 }; /* one huge page, or so */
+/* One huge page, or so; the largest page of any processor; for tests that keep them. */
+enum { BACK_STEP = 2 << 20, SMALL_STEP = 1 << 16, LEAST_STEP = 1 << 14 };
 
 static size_t back_step(const struct reservation *reservation)
 {
-    if (is_kept())
-        return 1 << 14; /* it has to be zeroed when it is dropped */
+    size_t page = is_kept() ? (size_t)sysconf(_SC_PAGESIZE) : 0;
+    if (page)
+        return LEAST_STEP > page ? LEAST_STEP : page; /* it has to be zeroed when it is dropped */
     return reservation->huge ? BACK_STEP : SMALL_STEP;
 }
 

@@ -37,6 +37,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define BLOCKS_PER_PAGE (SIM_PAGE_BYTES / SIM_BLOCK_BYTES)
 /* Whether space stays allocated is drawn for this many pages at once, as extents are long. */
@@ -137,8 +138,12 @@ static bool pool_give(struct sim_image *image)
     return given;
 }
 
+/* Whole pages of this system, which may be larger than those of the file. */
 static void protect(const struct sim_image *image, uint64_t begin, uint64_t end, int protection)
 {
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    begin = round_up(begin, page);
+    end = round_up(end, page);
     if (begin < end && mprotect(image->base + begin, end - begin, protection) != 0)
         sim_die("mprotect failed");
 }
