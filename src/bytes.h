@@ -10,6 +10,10 @@
 #error "the format is little-endian and read in place; a big-endian port must swap in format.h"
 #endif
 
+#if UINTPTR_MAX != UINT64_MAX
+#error "files are mapped whole and arrays reserve room to grow: 64-bit addresses are needed"
+#endif
+
 /* For functions that run before the constructors of programs: those may open a store. */
 #define CONSTRUCTOR __attribute__((constructor(101)))
 
