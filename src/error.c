@@ -24,6 +24,16 @@ enum fkv_error error_set(enum fkv_error error, const char *format, ...)
     return error;
 }
 
+/* Two functions have the name: the GNU library's returns the text, that of POSIX a number. */
+static const char *reason_of(int errno_positive, char *to, size_t bytes)
+{
+#ifdef __GLIBC__
+    return strerror_r(errno_positive, to, bytes);
+#else
+    return strerror_r(errno_positive, to, bytes) == 0 ? to : "an unknown error";
+#endif
+}
+
 enum fkv_error error_os(int errno_negative, const char *what, const char *path)
 {
     enum fkv_error error;
@@ -67,7 +77,7 @@ enum fkv_error error_os(int errno_negative, const char *what, const char *path)
     }
     enum { PATH_MOST = 200 }; /* of a long one the end, so that the reason has room */
     char reason[96];
-    const char *text = strerror_r(-errno_negative, reason, sizeof reason);
+    const char *text = reason_of(-errno_negative, reason, sizeof reason);
     size_t length = strlen(path), cut = length > PATH_MOST ? length - PATH_MOST : 0;
     return error_set(error, "%s %s%s: %s", what, cut ? "..." : "", path + cut,
                      errno_negative == -ENODATA       ? "the file ends before"

@@ -925,7 +925,9 @@ static enum fkv_error make_handle(struct os *os, const char *path, const fkv_opt
     /* Others hold the lock for a few microseconds: to sleep would take longer. */
     pthread_mutexattr_t adaptive;
     pthread_mutexattr_init(&adaptive);
+#ifdef __GLIBC__
     pthread_mutexattr_settype(&adaptive, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
     pthread_mutex_init(&db->writer, &adaptive);
     pthread_mutexattr_destroy(&adaptive);
     pthread_mutex_init(&db->data_sync.lock, NULL);

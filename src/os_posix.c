@@ -45,6 +45,9 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef RENAME_NOREPLACE
+#define RENAME_NOREPLACE 1
+#endif
 
 static_assert(sizeof(off_t) == 8, "offsets are 64 bits");
 
@@ -60,13 +63,19 @@ static int call_open(const char *path, int flags, mode_t mode)
     return open(path, flags, mode);
 }
 
+/* Not every C library has it. */
+static int call_renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
+{
+    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+}
+
 #define SYSTEM_CALLS                                                                            \
     {                                                                                           \
         .open = call_open, .close = close, .fstat = fstat, .flock = flock, .pread = pread,      \
         .pwrite = pwrite, .fdatasync = fdatasync, .fsync = fsync,                               \
         .sync_file_range = sync_file_range, .ftruncate = ftruncate, .fallocate = fallocate,     \
         .posix_fallocate = posix_fallocate, .mmap = mmap, .munmap = munmap, .madvise = madvise, \
-        .unlink = unlink, .link = link, .renameat2 = renameat2,                                 \
+        .unlink = unlink, .link = link, .renameat2 = call_renameat2,                            \
     }
 
 #ifdef FKV_TESTING
@@ -172,7 +181,7 @@ int os_posix_adopt(int fd, struct os_file **file)
     return 0;
 }
 
-static void posix_close(struct os_file *file)
+static void posix_shut(struct os_file *file)
 {
     if (file == NULL)
         return;
@@ -490,7 +499,7 @@ static int posix_sync_directory(struct os *os, const char *path)
 
 static const struct os_ops posix_ops = {
     .open = posix_open,
-    .close = posix_close,
+    .close = posix_shut,
     .lock = posix_lock,
     .read = posix_read,
     .write = posix_write,
