@@ -6,7 +6,6 @@
  */
 #include "hash_aes.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 enum { BLOCK = HASH_BLOCK_BYTES, ROUNDS = HASH_ROUNDS };
@@ -43,8 +42,7 @@ CONSTRUCTOR static void aes_make(void)
     } while (p != 1);
     aes.sbox[0] = 0x63;
 #ifdef HASH_AES
-    __builtin_cpu_init();
-    aes.fast = __builtin_cpu_supports("aes") && __builtin_cpu_supports("sse4.1");
+    aes.fast = hash_aes_runs();
 #endif
 }
 

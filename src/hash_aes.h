@@ -1,8 +1,11 @@
 /*
- * hash_aes: the keyed hash with the processor's instructions for AES, inline.
+ * hash_aes: the keyed hash with the processor's instructions for AES, inline: those of x86-64, and
+ * of ARM where it has the cryptographic extension.
  */
 #ifndef FKV_HASH_AES_H
 #define FKV_HASH_AES_H
+
+#include <stdbool.h>
 
 #include "bytes.h"
 #include "hash.h"
@@ -89,6 +92,74 @@ WITH_AES static inline struct hash128 hash_key_aes(const struct hash_seed *seed,
     state = hash_encrypt(seed, _mm_xor_si128(state, block));
     return (struct hash128){(uint64_t)_mm_cvtsi128_si64(state),
                             (uint64_t)_mm_extract_epi64(state, 1)};
+}
+
+static inline bool hash_aes_runs(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("aes") && __builtin_cpu_supports("sse4.1");
+}
+
+#elif defined(__aarch64__) && defined(__GNUC__)
+#include <arm_neon.h>
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+#define HASH_AES
+
+/* Not the compilers' own functions, which some have only where all code may use AES; volatile, for
+ * none may come before the question whether this processor has it. */
+static inline uint8x16_t aes_last_round(uint8x16_t state, uint8x16_t key)
+{
+    __asm__ volatile(".arch_extension aes\n\taese %0.16b, %1.16b" : "+w"(state) : "w"(key));
+    return state;
+}
+
+static inline uint8x16_t aes_round(uint8x16_t state, uint8x16_t key)
+{
+    __asm__ volatile(".arch_extension aes\n\taese %0.16b, %1.16b\n\taesmc %0.16b, %0.16b"
+                     : "+w"(state)
+                     : "w"(key));
+    return state;
+}
+
+/* An instruction adds a key before bytes are substituted, and x86's one after columns are mixed:
+ * here the first of them adds nothing, since the first key is in the state already. */
+static inline uint8x16_t hash_encrypt(const struct hash_seed *seed, uint8x16_t state)
+{
+    state = aes_round(state, vdupq_n_u8(0));
+#pragma GCC unroll 10
+    for (int i = 1; i < HASH_ROUNDS - 1; i++)
+        state = aes_round(state, vld1q_u8(seed->round[i]));
+    state = aes_last_round(state, vld1q_u8(seed->round[HASH_ROUNDS - 1]));
+    return veorq_u8(state, vld1q_u8(seed->round[HASH_ROUNDS]));
+}
+
+static inline struct hash128 hash_key_aes(const struct hash_seed *seed, const uint8_t *from,
+                                          size_t bytes)
+{
+    uint8x16_t state = vdupq_n_u8(0);
+    for (; __builtin_expect(bytes > HASH_BLOCK_BYTES, 0);
+         bytes -= HASH_BLOCK_BYTES, from += HASH_BLOCK_BYTES) {
+        uint8x16_t block = veorq_u8(vld1q_u8(from), vld1q_u8(seed->round[0]));
+        state = hash_encrypt(seed, veorq_u8(state, block));
+    }
+    uint8x16_t block;
+    if (bytes == HASH_BLOCK_BYTES) {
+        block = veorq_u8(vld1q_u8(from), vld1q_u8(seed->whole));
+    } else {
+        uint64_t part[2];
+        hash_part(from, bytes, part);
+        uint64x2_t words = vcombine_u64(vcreate_u64(part[0]), vcreate_u64(part[1]));
+        block = veorq_u8(vreinterpretq_u8_u64(words), vld1q_u8(seed->part));
+    }
+    uint64x2_t hash = vreinterpretq_u64_u8(hash_encrypt(seed, veorq_u8(state, block)));
+    return (struct hash128){vgetq_lane_u64(hash, 0), vgetq_lane_u64(hash, 1)};
+}
+
+static inline bool hash_aes_runs(void)
+{
+    return getauxval(AT_HWCAP) & HWCAP_AES;
 }
 #endif
 

@@ -33,6 +33,9 @@ extern const struct isa isa_plain;
 #if defined(__x86_64__) && defined(__GNUC__)
 #define ISA_X86
 extern const struct isa isa_avx2, isa_avx512;
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define ISA_ARM
+extern const struct isa isa_arm;
 #endif
 
 /* The best one: a copy, to save its readers a step. */

@@ -1,6 +1,7 @@
 /*
  * isa_code: the functions of an instruction set (isa.h). The file that includes this has said which
- * one before, and has ISA defined as the name of the table.
+ * one before, and has ISA defined as the name of the table; and ISA_AES where the processor has AES
+ * and not every compiler says so.
  *
  * How many gets a processor has under way at a time, each waiting for memory, is how often their
  * instructions fit into what it looks ahead: some hundreds. So a get is one function, with what
@@ -50,7 +51,7 @@ static uint32_t record_sum(const uint8_t *record, uint32_t cells, size_t bytes)
 static inline __attribute__((always_inline)) struct hash128 hash_of(const fkv *db, const void *key,
                                                                     size_t key_bytes)
 {
-#ifdef __AES__
+#if defined(__AES__) || defined(ISA_AES)
     return hash_key_aes(&db->hash_seeds.keys, key, key_bytes);
 #else
     return hash_key(&db->hash_seeds.keys, key, key_bytes);

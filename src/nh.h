@@ -20,6 +20,8 @@
 
 #ifdef __SSE2__
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 enum { NH_CELL_BYTES = 16, NH_CELLS_MAX = 64, NH_BYTES_MAX = NH_CELL_BYTES * NH_CELLS_MAX };
@@ -129,6 +131,15 @@ static inline uint64_t nh_cells(const uint8_t *data, size_t bytes)
     }
     sums = _mm_add_epi64(sums, _mm_unpackhi_epi64(sums, sums));
     sum = (uint64_t)_mm_cvtsi128_si64(sums);
+#elif defined(__aarch64__)
+    uint64x2_t sums = vdupq_n_u64(0);
+    for (; at < bytes; at += NH_CELL_BYTES) {
+        uint32x4_t words = vreinterpretq_u32_u8(vld1q_u8(data + at));
+        words = vaddq_u32(words, vreinterpretq_u32_u8(vld1q_u8(nh_key + at)));
+        uint64x2_t pairs = vreinterpretq_u64_u32(words);
+        sums = vmlal_u32(sums, vmovn_u64(pairs), vshrn_n_u64(pairs, 32));
+    }
+    sum = vaddvq_u64(sums);
 #else
     for (; at < bytes; at += sizeof(uint64_t))
         sum += nh_pair(load_u64(data + at), at);

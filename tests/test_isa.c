@@ -16,6 +16,8 @@ static const struct isa *const all[] = {
 #ifdef ISA_X86
     &isa_avx2,
     &isa_avx512,
+#elif defined(ISA_ARM)
+    &isa_arm,
 #endif
 };
 enum { ALL = sizeof all / sizeof all[0] };
