@@ -31,11 +31,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* Linux 5.14; C libraries that are older than their kernel lack the names. */
@@ -53,7 +55,8 @@ static_assert(sizeof(off_t) == 8, "offsets are 64 bits");
 
 struct os_file {
     int fd;
-    pid_t locker; /* the process that locked it; 0 none */
+    pid_t locker;  /* the process that locked it; 0 none */
+    bool overlaid; /* the page cache has what it holds as another file's */
 };
 
 /* ---------------------------------------------------------------- the table of calls */
@@ -151,7 +154,9 @@ static int posix_open(struct os *os, const char *path, unsigned flags, struct os
         memory_free(opened);
         return error;
     }
+    struct statfs of;
     opened->fd = fd;
+    opened->overlaid = fstatfs(fd, &of) == 0 && of.f_type == OVERLAYFS_SUPER_MAGIC;
     /* Point lookups, by calls too: what lies around a record is not worth reading. */
     posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
     *file = opened;
@@ -261,6 +266,8 @@ static int posix_cached(struct os_file *file, uint64_t offset, uint64_t bytes)
     struct {
         uint64_t cached, dirty, writeback, evicted, recently_evicted;
     } pages;
+    if (file->overlaid) /* it would say that nothing is */
+        return -EOPNOTSUPP;
     if (syscall(SYS_cachestat, file->fd, &range, &pages, 0) != 0)
         return -errno;
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);

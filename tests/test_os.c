@@ -328,6 +328,39 @@ static void test_adopt(void **state)
     close(fd);
 }
 
+/* What is in the page cache is not said to be absent: overlayfs keeps it as another file's. */
+static void test_cached_on_overlay(void **state)
+{
+    struct place *place = *state;
+    char command[2 * PATH_MAX], path[PATH_MAX];
+    snprintf(command, sizeof command,
+             "exec >/dev/null 2>&1; cd %s && mkdir low up work over && "
+             "mount -t overlay fkv -o lowerdir=low,upperdir=up,workdir=work over",
+             place->directory);
+    bool mounted = geteuid() == 0 && system(command) == 0;
+    bool absent = mounted; /* the system may take any page back at any time */
+    if (mounted) {
+        struct os_file *file;
+        char page[4096] = "here";
+        snprintf(path, sizeof path, "%s/over/file", place->directory);
+        assert_int_equal(place->os->ops->open(place->os, path, OS_CREATE, &file), 0);
+        assert_int_equal(place->os->ops->write(file, page, sizeof page, 0), 0);
+        for (int i = 0; absent && i < 1000; i++) {
+            assert_int_equal(place->os->ops->read(file, page, sizeof page, 0), 0);
+            absent = place->os->ops->cached(file, 0, sizeof page) == 0;
+        }
+        place->os->ops->close(file);
+    }
+    snprintf(command, sizeof command, "cd %s && { umount over; rm -rf low up work over; } 2>&-",
+             place->directory);
+    assert_int_equal(system(command), 0);
+    assert_false(absent);
+    if (!mounted) {
+        print_message("no overlayfs to be had: root is needed, and no overlayfs below\n");
+        skip();
+    }
+}
+
 static void test_not_regular(void **state)
 {
     struct place *place = *state;
@@ -735,6 +768,7 @@ int main(void)
         ON_BOTH(test_rename),
         ON_POSIX(test_rename_by_link),
         ON_POSIX(test_adopt),
+        ON_POSIX(test_cached_on_overlay),
         ON_POSIX(test_not_regular),
         ON_POSIX(test_names),
         ON_POSIX(test_descriptor_numbers),
