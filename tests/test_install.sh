@@ -20,6 +20,14 @@ config() {
 libraries=$(config --variable=libdir)
 [ -f "$(config --variable=includedir)/fkv.h" ]
 
+# Of names, a program gets those of fkv.h and no others: it has a log_open, say, of its own.
+for library in libfkv.a libfkv.so; do
+    [ $library = libfkv.a ] && dynamic= || dynamic=-D
+    nm $dynamic --defined-only --extern-only "$libraries/$library" >names
+    grep -q ' T fkv_open$' names
+    if grep ' [A-Z] ' names | grep -v ' fkv_'; then exit 1; fi
+done
+
 "$@" -o shared "$source/examples/hello.c" $(config --cflags --libs)
 [ "$(LD_LIBRARY_PATH=$libraries ./shared)" = 'alice has 100' ]
 
