@@ -1,7 +1,11 @@
 /*
  * SQLite as a key-value store, set up as its documentation advises for one process:
  *
- *  WITHOUT ROWID               keys and values in one tree
+ *  a table with row ids        whose rows come one behind the other, and an index of the keys. Keys
+ *                              and values in one tree (WITHOUT ROWID) are advised where rows are
+ *                              shorter than a twentieth of a page: here puts take 1.2 to 2 times
+ *                              as long so
+ *  ON CONFLICT DO UPDATE       for overwrites: REPLACE deletes, and inserts
  *  journal_mode=WAL            a commit appends to the log,
  *  synchronous=NORMAL          which is synced at checkpoints only: what the others do, too
  *  locking_mode=EXCLUSIVE      no locks of the file, no shared memory
@@ -45,7 +49,9 @@ static const char settings[] = "PRAGMA locking_mode=EXCLUSIVE;"
                                "PRAGMA cache_size=-4194304;"
                                "PRAGMA mmap_size=274877906944;"
                                "CREATE TABLE IF NOT EXISTS pairs"
-                               " (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;";
+                               " (key BLOB PRIMARY KEY, value BLOB NOT NULL);";
+static const char put[] = "INSERT INTO pairs VALUES (?, ?)"
+                          " ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
 static bool prepare(struct store *store, sqlite3_stmt **statement, const char *text)
 {
@@ -60,7 +66,7 @@ static struct store *open_with(const char *directory, const char *synchronous)
     bool opened = sqlite3_open(path, &store->db) == SQLITE_OK &&
                   sqlite3_exec(store->db, settings, NULL, NULL, NULL) == SQLITE_OK &&
                   sqlite3_exec(store->db, synchronous, NULL, NULL, NULL) == SQLITE_OK &&
-                  prepare(store, &store->put, "INSERT OR REPLACE INTO pairs VALUES (?, ?)") &&
+                  prepare(store, &store->put, put) &&
                   prepare(store, &store->get, "SELECT value FROM pairs WHERE key = ?") &&
                   prepare(store, &store->exists, "SELECT 1 FROM pairs WHERE key = ?") &&
                   prepare(store, &store->delete, "DELETE FROM pairs WHERE key = ?") &&
@@ -186,7 +192,8 @@ static bool engine_is_log(const char *file_name)
 
 static struct engine engine_sqlite = {
     .name = "sqlite",
-    .about = "WITHOUT ROWID, WAL, synchronous=NORMAL, exclusive, all pages cached and mapped",
+    .about = "row ids and an index of keys, WAL, synchronous=NORMAL, exclusive, all pages cached "
+             "and mapped",
     .version = sqlite3_libversion,
     .open = engine_open,
     .close = engine_close,
