@@ -704,6 +704,8 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
     if (status == -ENOENT && may_be_missing && !db->read_only) {
         status = ops->open(db->os, db->log_path, OS_CREATE | OS_EXCLUSIVE, &db->log_file);
         db->made_log = !status;
+        if (!status && ops->permit) /* all that is put is in it */
+            ops->permit(db->log_file, db->file);
     }
     if (status == -ENOENT && may_be_missing)
         return FKV_OK; /* read-only, and nothing to read */

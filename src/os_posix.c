@@ -417,6 +417,19 @@ static void posix_populate(struct os_file *file, void *address, size_t bytes, bo
 
 /* ---------------------------------------------------------------- names */
 
+static void posix_permit(struct os_file *file, struct os_file *like)
+{
+    struct stat own, other;
+    if (calls.fstat(file->fd, &own) < 0 || calls.fstat(like->fd, &other) < 0)
+        return;
+    if ((own.st_uid != other.st_uid || own.st_gid != other.st_gid) &&
+        fchown(file->fd, other.st_uid, other.st_gid) < 0 &&
+        fchown(file->fd, (uid_t)-1, other.st_gid) < 0)
+        errno = 0; /* a process that is not root's may do no more */
+    if ((own.st_mode ^ other.st_mode) & 0777)
+        fchmod(file->fd, other.st_mode & 0777);
+}
+
 static bool posix_is_named(struct os_file *file, const char *path)
 {
     struct stat own, named;
@@ -531,6 +544,7 @@ static const struct os_ops posix_ops = {
     .queue_submit = os_posix_queue_submit,
     .queue_reap = os_posix_queue_reap,
     .remove = posix_remove,
+    .permit = posix_permit,
     .is_named = posix_is_named,
     .rename = posix_rename,
     .sync_directory = posix_sync_directory,

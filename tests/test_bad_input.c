@@ -712,6 +712,28 @@ static void test_permissions(void **state)
     assert_int_equal(file_hash(place->log_path), log);
 }
 
+/* A log that was lost, or was not copied with a backup: it has all that is put, so nobody is to
+ * read it who may not read the store, whatever the umask. */
+static void test_log_is_permitted_as_the_store(void **state)
+{
+    static const mode_t modes[] = {0600, 0640, 0666};
+    struct place *place = *state;
+    struct stat log;
+    mode_t mask = umask(022);
+    make_store(place->path);
+    bool given = geteuid() == 0 && chown(place->path, 65534, 65534) == 0;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        assert_int_equal(chmod(place->path, modes[i]), 0);
+        assert_int_equal(unlink(place->log_path), 0);
+        verify_store(place->path);
+        assert_int_equal(stat(place->log_path, &log), 0);
+        assert_int_equal(log.st_mode & 0777, modes[i]);
+        if (given)
+            assert_true(log.st_uid == 65534 && log.st_gid == 65534);
+    }
+    umask(mask);
+}
+
 /* However many threads may be started: the store is opened, and used, or that is said. (Liburcu
  * ends the process if it cannot start its own.) */
 static void open_with_few_threads(void *context)
@@ -1326,6 +1348,7 @@ int main(void)
         in_place(test_damaged_log),
         in_place(test_damaged_log_of_unflushed_values),
         in_place(test_permissions),
+        in_place(test_log_is_permitted_as_the_store),
         in_place(test_few_threads),
         in_place(test_limited_address_space),
         in_place(test_forbidden_log),
