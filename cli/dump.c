@@ -109,13 +109,28 @@ void dump_begin(FILE *to, bool digest)
     fprintf(to, "%s\n", digest ? digest_line : first_line);
 }
 
+/* In pieces: written, a value may be four times as long as it is. */
+bool dump_value(FILE *to, struct text *scratch, const void *value, size_t value_bytes)
+{
+    enum { PIECE_BYTES = 1 << 16 };
+    const char *from = value;
+    for (size_t at = 0; at < value_bytes; at += PIECE_BYTES) {
+        size_t left = value_bytes - at;
+        scratch->count = 0;
+        if (!dump_escape(scratch, from + at, left < PIECE_BYTES ? left : PIECE_BYTES, false) ||
+            fwrite(scratch->bytes, 1, scratch->count, to) != scratch->count)
+            return false;
+    }
+    return fputc('\n', to) != EOF;
+}
+
 bool dump_pair(FILE *to, struct text *scratch, const void *key, size_t key_bytes, const void *value,
                size_t value_bytes)
 {
     scratch->count = 0;
     return dump_escape(scratch, key, key_bytes, true) && text_add(scratch, "\t", 1) &&
-           dump_escape(scratch, value, value_bytes, false) && text_add(scratch, "\n", 1) &&
-           fwrite(scratch->bytes, 1, scratch->count, to) == scratch->count;
+           fwrite(scratch->bytes, 1, scratch->count, to) == scratch->count &&
+           dump_value(to, scratch, value, value_bytes);
 }
 
 void dump_end(FILE *to, uint64_t pairs)

@@ -36,6 +36,8 @@ bool dump_escape(struct text *to, const void *bytes, size_t count, bool key);
 bool dump_unescape(struct text *to, const char *written, size_t count);
 
 void dump_begin(FILE *to, bool digest);
+/* A value, and the end of its line. False without memory, or, as ferror says, if `to` fails. */
+bool dump_value(FILE *to, struct text *scratch, const void *value, size_t value_bytes);
 bool dump_pair(FILE *to, struct text *scratch, const void *key, size_t key_bytes, const void *value,
                size_t value_bytes);
 void dump_end(FILE *to, uint64_t pairs);

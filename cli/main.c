@@ -33,7 +33,8 @@ static const char help[] =
     "  delete FILE KEY         delete a key\n"
     "  dump FILE               print all keys and values as lines of text\n"
     "  load FILE               put what dump printed, from standard input, into a store. Creates\n"
-    "                          it if there is none; keys that are there already are set\n"
+    "                          it if there is none; keys that are there already are set. What\n"
+    "                          comes before a line that is none of a dump is put all the same\n"
     "\n"
     "  -e, --escaped    get, put, delete: KEY and VALUE, and the value that get prints, are\n"
     "                   written as in dumps (a value from standard input is not):\n"
@@ -50,8 +51,9 @@ static const char help[] =
     "      --           what follows are no options: fkv get FILE -- -KEY\n"
     "\n"
     "A dump begins with the line \"# fkv-dump 1\". Then comes a line a pair: the key, a tab, the\n"
-    "value, with the escapes above for all bytes but those from space to tilde. It ends with the\n"
-    "line \"# end N\", N being the number of pairs.\n"
+    "value, with the escapes above for all bytes but those from space to tilde, and for a \"#\"\n"
+    "that begins a key. It ends with the line \"# end N\", N being the number of pairs. Of a\n"
+    "store of digests it begins with \"# fkv-dump 1 digest\", and cannot be loaded.\n"
     "\n"
     "Exit status: 0 if all is well; 1 if there is no such key; 2 if the arguments make no sense;\n"
     "3 if the store is damaged (check: if there are problems, repair: if something is lost or\n"
@@ -360,9 +362,7 @@ static int print_value(const struct command_line *line, const void *value, size_
     int status = EXIT_DONE;
     if (!line->escaped)
         fwrite(value, 1, bytes, stdout);
-    else if (dump_escape(&written, value, bytes, false) && text_add(&written, "\n", 1))
-        fwrite(written.bytes, 1, written.count, stdout);
-    else
+    else if (!dump_value(stdout, &written, value, bytes) && !ferror(stdout))
         status = no_memory();
     text_drop(&written);
     return status ? status : finish_output();

@@ -1025,7 +1025,8 @@ static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
     if ((error = header_read(db, &fresh)))
         return error;
     if (fresh && (db->flags & (FKV_OPEN_READ_ONLY | FKV_NO_CREATE)))
-        return error_set(FKV_NOT_A_STORE, "%s is empty", db->path);
+        return error_set(FKV_NOT_A_STORE, "%s is empty, or a store that was never finished",
+                         db->path);
     if (fresh && (error = header_create(db)))
         return error;
     if ((db->flags & FKV_DIGEST) && !(db->header.features & FEATURE_DIGEST))
