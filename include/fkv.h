@@ -86,7 +86,8 @@ enum fkv_error {
     FKV_READ_ONLY = 10,       /* a write on a store opened read-only */
     FKV_NOT_EXIST = 11,       /* no such file, and FKV_NO_CREATE or FKV_OPEN_READ_ONLY was given; or
                                * no such directory; or the name is too long for a file */
-    FKV_PERMISSION = 12,      /* the file may not be opened, or not be opened for writing */
+    FKV_PERMISSION = 12,      /* the file may not be opened, or not be opened for writing; or its
+                               * directory may not be read, which it takes to sync it */
     FKV_IS_DIRECTORY = 13,    /* the path names a directory */
     FKV_IN_USE = 14,          /* another handle, of this or another process, has the store open */
     FKV_NOT_A_STORE = 15,     /* the file is not one of fkv's; or a pipe, a socket, a device */
@@ -202,8 +203,9 @@ FKV_API void fkv_options_init(fkv_options *options);
  * less where that is limited, a quarter of it for the index; 40 GB suffice. A file that is refused
  * is left as it was (unless the values that a whole log names turn out to be damaged when it is
  * replayed: then others of the log may have been written where they belong), and one that this
- * call has made is removed when it fails; but if it fails as the disk does (FKV_IO), it may leave
- * the beginning of a store, which FKV_EXCLUSIVE refuses, and which is completed without it.
+ * call has made is removed when it fails; but if it fails as the disk does (FKV_IO), or its
+ * directory may not be read, it may leave the beginning of a store, which FKV_EXCLUSIVE refuses,
+ * and which is completed without it.
  */
 FKV_API enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db);
 
