@@ -75,7 +75,7 @@ static enum fkv_error prepare_kill_parts(struct fkv *db, struct write *write)
     for (uint32_t i = 0; !error && i < write->old->piece_count; i++) {
         struct hash128 hash = piece_hash(db, write->old->id, write->old->sector_count + i);
         uint64_t entry;
-        error = index_prepare(&db->index, hash, false, &entry);
+        error = index_prepare(&db->index, hash, INDEX_LOOK, &entry);
         if (!error && entry)
             error = sectors_prepare_kill(&db->sectors, entry_address(entry));
         if (undo_is_wanted(&db->undo) && !error && entry)
@@ -114,7 +114,7 @@ struct needs {
 uint64_t commit_changes(const struct fkv *db, uint64_t keys, uint64_t sectors)
 {
     enum { ALWAYS = 64 };
-    uint64_t changes = pages_changes(&db->pages, SPACE_INDEX, keys) +
+    uint64_t changes = pages_changes(&db->pages, SPACE_INDEX, keys + db->index.passed) +
                        pages_changes(&db->pages, SPACE_DIRECTORY, keys) +
                        pages_changes(&db->pages, SPACE_SECTORS, keys + sectors) +
                        pages_changes(&db->pages, SPACE_MAPS, keys);
@@ -125,7 +125,7 @@ static void count_needs(const struct fkv *db, const struct write *writes, size_t
                         struct needs *needs)
 {
     *needs = (struct needs){.log_bytes = sizeof(struct format_frame) + tail_opened_bytes(&db->tail),
-                            .pages = 16};
+                            .pages = 16 + db->index.passed};
     uint64_t references = 0, keys = count, large_sectors = 0;
     for (size_t i = 0; i < count; i++) {
         const struct write *write = &writes[i];
@@ -170,6 +170,14 @@ static void count_needs(const struct fkv *db, const struct write *writes, size_t
 /* What there was no room in, so that a checkpoint may help. */
 enum shortage { SHORTAGE_NONE, SHORTAGE_OF_DISK, SHORTAGE_OF_LOG };
 
+/* The index needs places in the file to grow. */
+static enum fkv_error index_shortage(enum fkv_error error, enum shortage *shortage)
+{
+    if (error == FKV_FULL)
+        *shortage = SHORTAGE_OF_DISK;
+    return error;
+}
+
 enum { PREPARE_AHEAD = 8 };
 
 static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count,
@@ -188,8 +196,9 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
         struct write *write = &writes[i];
         if (i + PREPARE_AHEAD < count)
             index_prefetch_write(&db->index, writes[i + PREPARE_AHEAD].hash);
-        if ((error = index_prepare(&db->index, write->hash, !write->remove, &write->entry)))
-            return error;
+        enum index_wish wish = write->remove ? INDEX_LOOK : INDEX_PLAN;
+        if ((error = index_prepare(&db->index, write->hash, wish, &write->entry)))
+            return index_shortage(error, shortage);
         if (write->entry && (error = commit_prepare_kill(db, write)))
             return error;
         if (undo_is_wanted(&db->undo) && (write->entry || !write->remove) &&
@@ -205,8 +214,8 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
             uint64_t entry;
             struct hash128 hash =
                 piece_hash(db, large_id(db, write), write->value_bytes / LARGE_SECTOR_PAYLOAD + p);
-            if ((error = index_prepare(&db->index, hash, true, &entry)))
-                return error;
+            if ((error = index_prepare(&db->index, hash, INDEX_PLAN, &entry)))
+                return index_shortage(error, shortage);
         }
     }
     count_needs(db, writes, count, needs);
@@ -468,7 +477,7 @@ void commit_kill(struct fkv *db, uint64_t entry, const struct large *parts)
 void commit_apply(struct fkv *db, struct write *write)
 {
     if (write->remove) {
-        uint64_t entry = index_remove(&db->index, write->hash);
+        uint64_t entry = write->entry ? index_remove(&db->index, write->hash) : 0;
         if (!entry)
             return;
         db->keys--;

@@ -372,6 +372,17 @@ static void segment_pour_plans(struct index *index, uint32_t id, struct building
     }
 }
 
+/* Are there places in the file for the pages of what is built anew, so many, and those that go?
+ * They count as changed whether the commit that this is for is made or refused: without places for
+ * them no checkpoint would succeed any more, and so nothing that gives room back. */
+static enum fkv_error room_for(const struct index *index, uint32_t pages, const uint32_t *sources,
+                               int source_count)
+{
+    for (int s = 0; s < source_count; s++)
+        pages += segment_of(index, sources[s])->pages;
+    return index->room ? index->room(index->context, pages) : FKV_OK;
+}
+
 /*
  * Replace `sources` (one segment, or two that are merged) by `targets` (one, or two halves), whose
  * prefix, depth, pages and planned are set. All or nothing.
@@ -379,11 +390,13 @@ static void segment_pour_plans(struct index *index, uint32_t id, struct building
 static enum fkv_error rebuild(struct index *index, const uint32_t *sources, int source_count,
                               struct building *targets, int target_count)
 {
-    enum fkv_error error = FKV_OK;
     uint32_t frames = 8;
     uint32_t held = index->pages->frames.reserved; /* for the commit that this is a part of */
     for (int t = 0; t < target_count; t++)
         frames += targets[t].pages;
+    enum fkv_error error = room_for(index, frames, sources, source_count);
+    if (error)
+        return error;
     struct directory *wider = NULL;
     if (targets[0].depth > index->directory->depth && !(wider = directory_new(targets[0].depth)))
         return FKV_NO_MEMORY;
@@ -744,14 +757,16 @@ static void plan_add(struct index *index, uint32_t id, struct hash128 hash)
     segment_of(index, id)->planned++;
 }
 
-enum fkv_error index_prepare(struct index *index, struct hash128 hash, bool plan, uint64_t *entry)
+enum fkv_error index_prepare(struct index *index, struct hash128 hash, enum index_wish wish,
+                             uint64_t *entry)
 {
+    bool plan = wish == INDEX_PLAN;
     struct found found;
     enum fkv_error error = index_search(index, hash, &found);
     if (error)
         return error;
     *entry = found.slot ? found.slot->entry : 0;
-    if (*entry)
+    if (*entry || wish == INDEX_LOOK)
         return FKV_OK;
     if (plan && (error = plan_room(index)))
         return error;
@@ -760,10 +775,11 @@ enum fkv_error index_prepare(struct index *index, struct hash128 hash, bool plan
         struct segment *segment = segment_of(index, id);
         uint32_t count = segment->count + segment->planned;
         uint32_t limit = segment->pages * SLOTS_USED_MAX;
-        if (count >= limit) {
+        bool too_full = count >= limit;
+        if (too_full) {
             if ((error = grow(index, id)) == FKV_OK)
                 continue;
-            /* Without memory to grow in there is still room to the last slot. */
+            /* Without memory to grow in, or places in the file, there is room to the last slot. */
             if (count >= segment->pages * SLOTS_PER_PAGE)
                 return error;
         } else if (segment->stale > limit / 4) {
@@ -775,6 +791,8 @@ enum fkv_error index_prepare(struct index *index, struct hash128 hash, bool plan
             return error;
         if (plan)
             plan_add(index, id, hash);
+        if (plan && too_full)
+            index->passed += segment->pages - 1u;
         return FKV_OK;
     }
 }
@@ -788,6 +806,7 @@ void index_unplan(struct index *index)
         *segment_link(index, id) = 0;
     }
     index->plan_count = 0;
+    index->passed = 0;
     if (index->plan_room > ROOM_TO_KEEP) {
         memory_free(index->plans);
         index->plans = NULL;
@@ -854,10 +873,8 @@ uint64_t index_set(struct index *index, struct hash128 hash, uint64_t value)
 uint64_t index_remove(struct index *index, struct hash128 hash)
 {
     struct found found = {0};
-    enum fkv_error error = index_search(index, hash, &found);
-    assert(!error);
-    (void)error;
-    if (!found.slot)
+    /* Of one that is absent the search may pass more by now than was looked at, and is missing. */
+    if (index_search(index, hash, &found) || !found.slot)
         return 0;
     struct slot *slot = slot_write(index, &found);
     uint64_t old = slot->entry;
@@ -912,7 +929,7 @@ enum fkv_error index_prepare_move(struct index *index, struct hash128 hash, uint
              index->page_count <= (uint64_t)TIMES_MAX * index->frames_max &&
              !__atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE) &&
              await(index, id, others + 1);
-    return *waits ? FKV_OK : index_prepare(index, hash, false, entry);
+    return *waits ? FKV_OK : index_prepare(index, hash, INDEX_LOOK, entry);
 }
 
 /* The slot of the record at `address`, in pages that are in memory; *absent: or it may be in one

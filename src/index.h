@@ -127,6 +127,9 @@ struct index {
     uint64_t evictions;
     /* Called, if it is set, by a reader that has brought a page in, and there are too many. */
     void (*crowded)(void *context);
+    /* Asked, if it is set, before segments are built anew: has the file places for so many pages
+     * more that the next checkpoint has to write? */
+    enum fkv_error (*room)(void *context, uint32_t pages);
     void *context;
     uint64_t entries;
     uint64_t rebuilds;
@@ -137,6 +140,7 @@ struct index {
         uint32_t next; /* 1 + index in plans[]; 0 ends the list */
     } * plans;
     uint32_t plan_count, plan_room;
+    uint64_t passed; /* pages that they may change, beside one each, where segments are too full */
 };
 
 enum fkv_error index_make(struct index *index, struct pages *pages, struct reclaim *reclaim);
@@ -171,11 +175,17 @@ enum fkv_error index_get(struct index *index, struct hash128 hash, uint64_t *ent
 /* ---- for the writer */
 
 /*
- * Make sure that this key can be set or removed without failing: pages in memory, room in the
- * segment, for it and for all that are planned. *entry receives its entry, 0 if it is absent; an
- * absent key is planned if `plan`, until index_unplan.
+ * Make sure that this key can be set or removed without failing: pages in memory and, for one that
+ * is absent, if it is to be set, room in the segment, for it and for all that are planned. *entry
+ * receives its entry, 0 if it is absent.
  */
-enum fkv_error index_prepare(struct index *index, struct hash128 hash, bool plan, uint64_t *entry);
+enum index_wish {
+    INDEX_LOOK, /* a key that is absent stays so */
+    INDEX_PLAN, /* it is planned, until index_unplan */
+    INDEX_ROOM, /* it is set before anything else is prepared */
+};
+enum fkv_error index_prepare(struct index *index, struct hash128 hash, enum index_wish wish,
+                             uint64_t *entry);
 /* Forget all plans. */
 void index_unplan(struct index *index);
 /* Set the value of a key; returns the entry it had before, 0 if none. */
@@ -186,7 +196,7 @@ uint64_t index_remove(struct index *index, struct hash128 hash);
 bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to);
 
 /*
- * The same in two steps, for the collector. The first is as index_prepare, but that, if *waits, it
+ * The same in two steps, for the collector. The first is as INDEX_LOOK, but that, if *waits, it
  * may leave a page out of memory where that is limited (moves.h): then there is no entry to be
  * looked at, else *waits becomes false. All pages of the segment may count as changed. So many
  * `others` may have been prepared, and not made. The second cannot fail after it.

@@ -267,7 +267,7 @@ static void prefetch_ahead(const struct fkv_load *load, const struct pair_block 
 static enum fkv_error prepare_pair(struct fkv_load *load, const struct pair *pair)
 {
     struct write write = {.hash = pair->hash};
-    enum fkv_error error = index_prepare(&load->db->index, pair->hash, true, &write.entry);
+    enum fkv_error error = index_prepare(&load->db->index, pair->hash, INDEX_PLAN, &write.entry);
     if (!error && write.entry)
         error = commit_prepare_kill(load->db, &write);
     if (!error && undo_is_wanted(&load->db->undo))

@@ -264,6 +264,13 @@ static void crowded(void *context)
     pthread_mutex_unlock(&db->writer);
 }
 
+/* The index grows, beside what commits count. */
+static enum fkv_error room_for_pages(void *context, uint32_t pages)
+{
+    struct fkv *db = context;
+    return sectors_reserve(&db->sectors, 0, RESERVE_FOR_COLLECTOR, pages);
+}
+
 static enum fkv_error make_parts(struct fkv *db)
 {
     struct page_environment environment = {.ops = db->os->ops,
@@ -380,7 +387,7 @@ static enum fkv_error replay_record(struct fkv *db, uint64_t address, const uint
     struct write write = {.hash = record_hash(&db->hash_seeds, record),
                           .cells = cells,
                           .large = header.kind == RECORD_LARGE};
-    if ((error = index_prepare(&db->index, write.hash, false, &write.entry)) ||
+    if ((error = index_prepare(&db->index, write.hash, INDEX_ROOM, &write.entry)) ||
         (write.entry && (error = commit_prepare_kill(db, &write))) ||
         (error = tail_skip_to(&db->tail, cell))) {
         commit_release(&write, 1);
@@ -418,7 +425,7 @@ static enum fkv_error replay_refer(struct fkv *db, uint64_t address)
 static enum fkv_error replay_delete(struct fkv *db, struct hash128 hash)
 {
     struct write write = {.hash = hash, .remove = true};
-    enum fkv_error error = index_prepare(&db->index, hash, false, &write.entry);
+    enum fkv_error error = index_prepare(&db->index, hash, INDEX_LOOK, &write.entry);
     if (!error && write.entry && !(error = commit_prepare_kill(db, &write)))
         commit_apply(db, &write);
     commit_release(&write, 1);
@@ -445,7 +452,7 @@ static enum fkv_error replay_move(struct fkv *db, uint64_t from, uint64_t to)
         return error_set(FKV_DAMAGED, "%s: the log moves a record that is damaged", db->path);
     struct hash128 hash = record_hash(&db->hash_seeds, record);
     uint64_t entry, address;
-    if ((error = index_prepare(&db->index, hash, false, &entry)) ||
+    if ((error = index_prepare(&db->index, hash, INDEX_LOOK, &entry)) ||
         (error = sectors_prepare_kill(&db->sectors, from)) ||
         (error = tail_skip_to(&db->tail, to % SECTOR_CELLS)))
         return error;
@@ -1043,6 +1050,7 @@ static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
     db->reclaim.alone = false;
     db->index.context = db;
     db->index.crowded = crowded;
+    db->index.room = room_for_pages; /* before, what the log has is replayed, wherever that leads */
     return FKV_OK;
 }
 

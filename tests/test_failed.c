@@ -287,25 +287,38 @@ static enum fkv_error load_many(struct fkv *db, uint32_t keys)
     return error;
 }
 
+/* Of new keys: the index is to grow for them. */
+static enum fkv_error put_many(struct fkv *db, uint32_t keys)
+{
+    fkv_txn *txn;
+    assert_ok(fkv_txn_begin(db, &txn));
+    for (uint32_t key = keys; key < keys + keys / 4; key++)
+        assert_ok(fkv_txn_put(txn, &key, sizeof key, value, 40));
+    enum fkv_error error = fkv_txn_commit(txn, 0);
+    fkv_txn_free(txn);
+    return error;
+}
+
 /* What changes more pages of the index than a full disk has places for is refused, before it has:
  * else no checkpoint would succeed any more, and nothing else either. */
 static void test_many_changes_on_a_full_disk(void **state)
 {
     (void)state;
-    for (int load = 0; load < 2; load++) {
+    enum fkv_error (*const many[])(struct fkv *, uint32_t) = {delete_many, load_many, put_many};
+    for (size_t i = 0; i < sizeof many / sizeof *many; i++) {
         const uint64_t capacity = 48 * MIB;
         struct os_sim *sim = os_sim_new(&(struct os_sim_options){.capacity_bytes = capacity});
         struct fkv *db = open_on(sim, 8 * MIB, 0);
         uint32_t keys = fill_disk(db);
-        os_sim_set_capacity(sim, capacity + (load ? 4 * MIB : 0));
-        assert_error(load ? load_many(db, keys) : delete_many(db, keys), FKV_FULL);
+        os_sim_set_capacity(sim, capacity + (many[i] == load_many ? 4 * MIB : 0));
+        assert_error(many[i](db, keys), FKV_FULL);
         os_sim_set_capacity(sim, capacity);
         assert_ok(fkv_checkpoint(db));
         for (uint32_t key = 0; key < keys; key += 3)
             assert_ok(fkv_delete(db, &key, sizeof key));
         assert_ok(fkv_checkpoint(db));
-        os_sim_set_capacity(sim, capacity + 12 * MIB);
-        assert_ok(load ? load_many(db, keys) : delete_many(db, keys));
+        os_sim_set_capacity(sim, capacity + (many[i] == put_many ? 24 : 12) * MIB);
+        assert_ok(many[i](db, keys));
         end_whole(sim, db);
     }
 }

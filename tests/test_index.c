@@ -131,7 +131,7 @@ static void after_commit(struct world *world, uint32_t operations)
 static void set(struct world *world, struct hash128 hash, uint64_t number, uint64_t expected)
 {
     uint64_t entry;
-    assert_ok(index_prepare(&world->index, hash, true, &entry));
+    assert_ok(index_prepare(&world->index, hash, INDEX_PLAN, &entry));
     assert_int_equal(entry & ENTRY_VALUE_MASK, expected);
     reserve_frames(world, 1);
     entry = index_set(&world->index, hash, number);
@@ -143,7 +143,7 @@ static void set(struct world *world, struct hash128 hash, uint64_t number, uint6
 static void drop(struct world *world, struct hash128 hash, uint64_t expected)
 {
     uint64_t entry;
-    assert_ok(index_prepare(&world->index, hash, false, &entry));
+    assert_ok(index_prepare(&world->index, hash, INDEX_LOOK, &entry));
     assert_int_equal(entry & ENTRY_VALUE_MASK, expected);
     reserve_frames(world, 1);
     entry = index_remove(&world->index, hash);
@@ -335,7 +335,7 @@ static void change(struct run *run, unsigned growth)
         uint64_t to = number & ENTRY_ADDRESS_MASK;
         uint64_t from = there ? old & ENTRY_ADDRESS_MASK : (old ^ 1) & ENTRY_ADDRESS_MASK;
         uint64_t entry;
-        assert_ok(index_prepare(&run->world.index, hash, false, &entry));
+        assert_ok(index_prepare(&run->world.index, hash, INDEX_LOOK, &entry));
         reserve_frames(&run->world, 1);
         assert_int_equal(index_move(&run->world.index, hash, from, to), there);
         after_commit(&run->world, 1);
@@ -370,7 +370,8 @@ static void change_group(struct run *run, unsigned growth)
         uint64_t entry;
         keys[count] = (first + count) % run->model.keys;
         remove[count] = !rng_percent(&run->rng, growth);
-        assert_ok(index_prepare(index, hash_of(&run->model, keys[count]), !remove[count], &entry));
+        assert_ok(index_prepare(index, hash_of(&run->model, keys[count]),
+                                remove[count] ? INDEX_LOOK : INDEX_PLAN, &entry));
         assert_int_equal(entry & ENTRY_VALUE_MASK, run->model.number[keys[count]]);
     }
     reserve_frames(&run->world, count);
@@ -730,7 +731,7 @@ static void test_large_groups(void **state)
     make_world(&world);
     for (uint32_t key = 0; key < KEYS; key++) {
         uint64_t entry;
-        assert_ok(index_prepare(&world.index, hash_of(&model, key), true, &entry));
+        assert_ok(index_prepare(&world.index, hash_of(&model, key), INDEX_PLAN, &entry));
         assert_int_equal(entry, 0);
         if (key % 1000 == 0)
             reclaim_poll(&world.reclaim, true);
@@ -761,7 +762,7 @@ static bool grow_with_failure(uint64_t nth, bool forever, const struct model *mo
     uint32_t added = 3000;
     enum fkv_error error = FKV_OK;
     for (; added < 8000 && !error; added++) {
-        error = index_prepare(&world.index, hash_of(model, added), true, &entry);
+        error = index_prepare(&world.index, hash_of(model, added), INDEX_PLAN, &entry);
         if (!error) {
             pages_reserve_frames(&world.file.pages, 20);
             index_set(&world.index, hash_of(model, added), added + 1);
@@ -817,7 +818,8 @@ static void test_no_memory_to_grow(void **state)
         ; /* all that is backed is in use */
     memory_test_fail(1, true);
     for (;; count++) {
-        enum fkv_error error = index_prepare(&world.index, hash_of(&model, count), true, &entry);
+        enum fkv_error error =
+            index_prepare(&world.index, hash_of(&model, count), INDEX_PLAN, &entry);
         if (error) {
             assert_int_equal(error, FKV_NO_MEMORY);
             break;
@@ -832,7 +834,7 @@ static void test_no_memory_to_grow(void **state)
     memory_test_fail(1, true);
     for (uint32_t key = 0; key < count; key++) {
         assert_int_equal(get(&world, hash_of(&model, key)), key + 1);
-        assert_ok(index_prepare(&world.index, hash_of(&model, key), false, &entry));
+        assert_ok(index_prepare(&world.index, hash_of(&model, key), INDEX_LOOK, &entry));
         index_set(&world.index, hash_of(&model, key), key + 1000);
         if (key % 2) {
             index_remove(&world.index, hash_of(&model, key));

@@ -90,7 +90,7 @@ static struct hash128 deep_hash(uint64_t key)
 static enum fkv_error add(struct world *world, uint64_t key)
 {
     uint64_t entry;
-    enum fkv_error error = index_prepare(&world->index, deep_hash(key), true, &entry);
+    enum fkv_error error = index_prepare(&world->index, deep_hash(key), INDEX_PLAN, &entry);
     if (!error && !(error = pages_reserve_frames(&world->file.pages, 20)))
         assert_int_equal(index_set(&world->index, deep_hash(key), key + 1), 0);
     index_unplan(&world->index);
