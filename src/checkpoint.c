@@ -83,6 +83,7 @@ static void start(struct fkv *db)
         return;
     }
     db->pages.unparking = true;
+    checkpoint->tries = 0;
     checkpoint->log_bytes_before = db->log.written_bytes;
     checkpoint->log_room = room_in_log(db);
     checkpoint->stage = CHECKPOINT_INDEX;
@@ -122,16 +123,33 @@ static void unlock_after_copies(struct fkv *db)
     unlock(db);
 }
 
+/* A parked page that cannot be read now is tried again, after twice the pause each time: for a
+ * second in all. Then it is given up, as one that is damaged is: else there would be no checkpoint
+ * any more, and no commit once the log is full. */
+enum { TRIES = 10 };
+#ifdef FKV_TESTING
+static const long first_pause_ns = 0;
+#else
+static const long first_pause_ns = 1000000;
+#endif
+
 /* And begin, once no page is parked. */
 static enum fkv_error write_parked(struct fkv *db)
 {
     enum { PAGES_AT_ONCE = 8 };
-    bool none;
+    struct checkpoint *checkpoint = &db->checkpoint;
+    bool none, unread;
     lock_for_copies(db);
-    enum fkv_error error = index_spill_parked(&db->index, PAGES_AT_ONCE, &none);
+    enum fkv_error error =
+        index_spill_parked(&db->index, PAGES_AT_ONCE, checkpoint->tries == TRIES, &none, &unread);
     if (!error && none)
         begin(db);
     unlock_after_copies(db);
+    if (unread) {
+        nanosleep(&(struct timespec){.tv_nsec = first_pause_ns << checkpoint->tries++}, NULL);
+        return FKV_OK;
+    }
+    checkpoint->tries = 0;
     if (db->threads) /* others can have the lock */
         sched_yield();
     return error;

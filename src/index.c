@@ -1145,20 +1145,36 @@ static bool is_parked_full(const struct index *index)
     return frames_for_parked(index) > index->frames_max / 4;
 }
 
-/* Spill up to `most` pages of a segment: those that are parked, if `parked`, and those that have to
- * stay in memory before. Returns how many. */
-static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, bool parked,
-                              enum fkv_error *error)
+/* Which pages are to be spilled, beside those that have to stay in memory before? */
+enum spilled { SPILL_CHANGED, SPILL_PARKED, SPILL_OR_GIVE_UP /* those that cannot be read */ };
+
+/* Spill a parked page, or give it up. */
+static enum fkv_error spill_parked(struct index *index, uint32_t number, enum spilled which,
+                                   bool *unread)
 {
+    enum fkv_error error = pages_spill_parked(index->pages, SPACE_INDEX, number, unread);
+    if (!*unread || (error != FKV_DAMAGED && which != SPILL_OR_GIVE_UP))
+        return error;
+    pages_give_up(index->pages, SPACE_INDEX, number);
+    *unread = false;
+    return FKV_OK;
+}
+
+/* Spill up to `most` pages of a segment. Returns how many. */
+static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, enum spilled which,
+                              enum fkv_error *error, bool *unread)
+{
+    bool parked = which != SPILL_CHANGED;
     struct pages *pages = index->pages;
     const struct format_segment *entry = directory_read(index, id);
     uint32_t count = 0, i;
     *error = FKV_OK;
+    *unread = false;
     for (i = 0; i < entry->pages && count < most && !*error; i++) {
         uint32_t number = entry->page[i];
         const struct page *page = pages_find(pages, SPACE_INDEX, number);
         if (parked && pages_is_parked(pages, SPACE_INDEX, number))
-            *error = pages_spill_parked(pages, SPACE_INDEX, number);
+            *error = spill_parked(index, number, which, unread);
         else if (pages_is_changed(pages, page) && !pages_can_park(pages, page))
             *error = pages_spill(pages, SPACE_INDEX, number);
         else
@@ -1187,7 +1203,9 @@ void index_spill(struct index *index, uint64_t operations)
             index->spill_hand = 1;
         /* What cannot be written stays as it is, and the next checkpoint will say why. */
         enum fkv_error error;
-        done += segment_spill(index, index->spill_hand, (uint32_t)(most - done), parked, &error);
+        bool unread;
+        done += segment_spill(index, index->spill_hand, (uint32_t)(most - done),
+                              parked ? SPILL_PARKED : SPILL_CHANGED, &error, &unread);
         parked = parked && is_parked_full(index);
         if (!parked && done >= index->crowded_by)
             break;
@@ -1197,18 +1215,23 @@ void index_spill(struct index *index, uint64_t operations)
         index->trim_at = frames_allowed(index);
 }
 
-enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none)
+enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool give_up, bool *none,
+                                  bool *unread)
 {
     struct pages *pages = index->pages;
     enum { VISITS_A_PAGE = 16 };
+    enum spilled which = give_up ? SPILL_OR_GIVE_UP : SPILL_PARKED;
     enum fkv_error error = FKV_OK;
     uint32_t done = 0;
+    *unread = false;
     for (uint32_t v = 0; !error && pages->parked_pages && v < VISITS_A_PAGE * most && done < most;
          v++) {
-        if (++index->spill_hand >= index->segment_count)
-            index->spill_hand = 1;
-        done += segment_spill(index, index->spill_hand, most - done, true, &error);
+        if (++index->unpark_hand >= index->segment_count)
+            index->unpark_hand = 1;
+        done += segment_spill(index, index->unpark_hand, most - done, which, &error, unread);
     }
+    if (*unread)
+        index->unpark_hand--;
     *none = !pages_any_parked(pages);
     return error;
 }

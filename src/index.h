@@ -124,6 +124,7 @@ struct index {
     uint32_t trim_hand;       /* the segment it looks at next */
     uint32_t crowded_by;      /* pages that it found and could not take out, too many */
     uint32_t spill_hand;      /* as trim_hand, for index_spill */
+    uint32_t unpark_hand;     /* and for index_spill_parked */
     uint64_t evictions;
     /* Called, if it is set, by a reader that has brought a page in, and there are too many. */
     void (*crowded)(void *context);
@@ -217,8 +218,11 @@ bool index_is_overrun(const struct index *index);
  * those that are parked, or if so much of others was changed that there is no room: they are clean
  * then. For the writer, where index_trim is, before it. */
 void index_spill(struct index *index, uint64_t operations);
-/* A checkpoint is to begin, and none may be parked (pages.unparking): write some of them. */
-enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none);
+/* A checkpoint is to begin, and none may be parked (pages.unparking): write some of them. One that
+ * is damaged in the file is given up (pages_give_up); one that cannot be read (*unread) if
+ * `give_up`, and else it is the first to be tried the next time. */
+enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool give_up, bool *none,
+                                  bool *unread);
 /* A checkpoint is over: pages that it has written can be taken out. */
 void index_trim_again(struct index *index);
 /* Frames that are left before there are twice as many as the limit. */

@@ -761,7 +761,7 @@ uint32_t pages_park(struct pages *pages, enum space space, uint32_t number)
 bool pages_await(struct pages *pages, const uint32_t *number, uint32_t count, struct moves *moves)
 {
     assert(pages_can_await(pages));
-    /* One that cannot be read would keep all checkpoints waiting. */
+    /* One that cannot be read would be given up for it. */
     for (uint32_t i = 0; i < count; i++) {
         const struct page *page = pages_find(pages, SPACE_INDEX, number[i]);
         if (!page->frame && !page->known)
@@ -824,17 +824,20 @@ const void *pages_complete(struct pages *pages, enum space space, uint32_t numbe
     return complete(pages, space, number, bytes, &changed);
 }
 
-enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number)
+enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number,
+                                  bool *unread)
 {
     uint8_t *bytes = pages->staging; /* of checkpoints, of which none runs */
     struct page *page = pages_find(pages, space, number);
     struct units changed;
     assert(pages_can_spill(pages));
+    *unread = false;
     if (!pages_is_parked(pages, space, number))
         return FKV_OK;
     /* No lock but the writer's: nobody else moves it. (Not `zero`: it was in a frame.) */
     struct format_reference from = {page->location, page->checksum}, to;
     enum fkv_error error = read_from(pages, space, number, from, bytes);
+    *unread = error != FKV_OK;
     if (error || complete(pages, space, number, bytes, &changed) != bytes)
         return error;
     bool same = !units_count(&changed); /* it was to take moves, and had none */
@@ -856,6 +859,23 @@ enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_
     pthread_mutex_unlock(&pages->load_lock);
     settle(pages, space, number);
     return FKV_OK;
+}
+
+void pages_give_up(struct pages *pages, enum space space, uint32_t number)
+{
+    struct page *page = pages_find(pages, space, number);
+    assert(pages_can_spill(pages));
+    pthread_mutex_lock(&pages->load_lock);
+    struct delta **delta = delta_of(pages, space, number);
+    bool parked = *delta != NULL; /* or a reader had more luck just now */
+    if (parked) {
+        forget_delta(pages, delta);
+        page->checksum = ~page->checksum; /* that of what the file has, should it be read again */
+        page->known = 0;
+    }
+    pthread_mutex_unlock(&pages->load_lock);
+    if (parked)
+        settle(pages, space, number);
 }
 
 uint32_t pages_discard(struct pages *pages, enum space space, uint32_t number)

@@ -267,8 +267,14 @@ bool pages_is_parked(struct pages *pages, enum space space, uint32_t number);
 /* Is any? If not, all that was is in its frame, whoever has brought it in. Writer lock. */
 bool pages_any_parked(struct pages *pages);
 /* Write a parked page to the file: it is clean then, and stays out of memory. A page that is not
- * parked is left alone. While pages_can_spill; writer lock. */
-enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number);
+ * parked is left alone; so is one that cannot be read, or is damaged in the file (*unread). While
+ * pages_can_spill; writer lock. */
+enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number,
+                                  bool *unread);
+/* Give up a parked page that cannot be read, so that there can be checkpoints. What has changed of
+ * it is lost: so from now on nothing that the file has of it counts as the page, and whoever needs
+ * it is told that it is damaged. While pages_can_spill; writer lock. */
+void pages_give_up(struct pages *pages, enum space space, uint32_t number);
 /* Lay its delta over a parked page as the file has it; or, if it is in a frame by now, its frame.
  * Writer lock. */
 const void *pages_complete(struct pages *pages, enum space space, uint32_t number, void *bytes);

@@ -102,6 +102,7 @@ struct checkpoint {
     uint64_t log_bytes;          /* that were written during the last ones: fades */
     uint64_t log_room;           /* that the log had when it began */
     uint64_t charged_bytes;      /* of the log's written_bytes: commits have paid for them */
+    uint32_t tries;              /* at a parked page that cannot be read */
     _Atomic int64_t owed_ns; /* commits are to sleep so long, together; less than 0: slept more */
     uint64_t over;           /* how many have ended, well or not */
     uint64_t done;           /* how many well */

@@ -446,9 +446,9 @@ static void checkpoint_step(struct run *run)
     bool done = false;
     if (run->stage == IDLE) {
         if (pages_any_parked(pages)) {
-            bool none;
+            bool none, unread;
             pages->unparking = true;
-            assert_ok(index_spill_parked(&run->world.index, 64, &none));
+            assert_ok(index_spill_parked(&run->world.index, 64, false, &none, &unread));
             if (!none)
                 return;
         }

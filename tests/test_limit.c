@@ -595,6 +595,163 @@ static void test_errors_of_reads(void **state)
     os_sim_free(sim);
 }
 
+/* ---------------------------------------------------------------- parked pages that cannot be read
+ */
+
+/* One page of the file: of so many reads of it, the first fail, or all bring something else. */
+static struct {
+    const struct os_ops *real;
+    uint64_t offset, failing, reads;
+    bool rotten;
+} bad_page;
+
+static int read_but_bad_page(struct os_file *file, void *to, size_t bytes, uint64_t offset)
+{
+    int status = bad_page.real->read(file, to, bytes, offset);
+    if (status || offset != bad_page.offset || bytes != PAGE_BYTES)
+        return status;
+    *(uint8_t *)to ^= bad_page.rotten;
+    return bad_page.reads++ < bad_page.failing ? -EIO : 0;
+}
+
+enum { PARKED_KEYS = 20000 };
+
+static fkv *open_with_bad_page(const struct place *place, unsigned flags)
+{
+    static struct os_ops ops;
+    static struct os os = {.ops = &ops};
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = flags;
+    options.index_memory_max = 65536; /* a fifth of what the keys need */
+    bad_page.real = os_posix()->ops;
+    ops = *bad_page.real;
+    ops.read = read_but_bad_page;
+    fkv *db;
+    must(store_open(&os, place->path, &options, &db));
+    return db;
+}
+
+/* Puts a version of every key, but for those that cannot be, of a page; returns how many these are.
+ */
+static uint32_t put_all(fkv *db, uint32_t version)
+{
+    uint32_t damaged = 0;
+    for (uint32_t key = 0; key < PARKED_KEYS; key++) {
+        uint32_t value[2] = {key, version};
+        enum fkv_error error = fkv_put(db, &key, sizeof key, value, sizeof value);
+        assert_true(!error || error == (bad_page.failing ? FKV_IO : FKV_DAMAGED));
+        damaged += error != FKV_OK;
+    }
+    return damaged;
+}
+
+static uint32_t get_all(fkv *db, uint32_t version)
+{
+    uint32_t damaged = 0;
+    for (uint32_t key = 0; key < PARKED_KEYS; key++) {
+        uint32_t value[2];
+        size_t bytes;
+        enum fkv_error error = fkv_get(db, &key, sizeof key, value, sizeof value, &bytes);
+        assert_true(!error || error == (bad_page.failing ? FKV_IO : FKV_DAMAGED));
+        assert_true(error || (bytes == sizeof value && value[0] == key && value[1] == version));
+        damaged += error != FKV_OK;
+    }
+    return damaged;
+}
+
+/* Where in the file a page lies that is parked; 0: none is. */
+static uint64_t some_parked_page(fkv *db)
+{
+    struct pages *pages = &db->pages;
+    uint64_t location = 0;
+    pthread_mutex_lock(&db->writer);
+    for (uint32_t n = 0; n < pages->space[SPACE_INDEX].page_count && !location; n++)
+        if (pages_is_parked(pages, SPACE_INDEX, n))
+            location = pages_find(pages, SPACE_INDEX, n)->location;
+    pthread_mutex_unlock(&db->writer);
+    return location * PAGE_BYTES;
+}
+
+/* All have this version, and a page is parked: for what has changed of it, or moves that wait. */
+static fkv *open_and_park(const struct place *place, unsigned flags, uint32_t version)
+{
+    bad_page.offset = bad_page.failing = bad_page.reads = 0;
+    bad_page.rotten = false;
+    fkv *db = open_with_bad_page(place, flags);
+    assert_int_equal(put_all(db, version - 1), 0);
+    must(fkv_checkpoint(db));
+    do
+        assert_int_equal(put_all(db, version), 0);
+    while (!(bad_page.offset = some_parked_page(db)));
+    return db;
+}
+
+/* Only the keys of that page are lost, and all else goes on: here, and after an opening, though the
+ * page can be read again by then, without what had changed of it. */
+static void parked_page_is_lost(const struct place *place, unsigned flags, bool rotten)
+{
+    fkv *db = open_and_park(place, flags, 3);
+    bad_page.rotten = rotten;
+    bad_page.failing = rotten ? 0 : UINT64_MAX;
+    must(fkv_checkpoint(db));
+    assert_false(pages_any_parked(&db->pages));
+    uint32_t damaged = get_all(db, 3);
+    print_message("%u keys of %u are lost\n", damaged, PARKED_KEYS);
+    assert_in_range(damaged, 1, SLOTS_PER_PAGE * 3 / 2); /* some had to pass it */
+    for (uint32_t version = 4; version <= 6; version++) {
+        assert_int_equal(put_all(db, version), damaged);
+        must(fkv_checkpoint(db));
+    }
+    bad_page.rotten = false;
+    bad_page.failing = 0;
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(get_all(db, 6), damaged);
+        fkv_check_result result;
+        expect(fkv_check(db, NULL, &result, sizeof result), FKV_DAMAGED);
+        must(fkv_close(db));
+        db = open_with_bad_page(place, flags);
+    }
+    must(fkv_close(db));
+    must(fkv_repair(place->path, place->other, NULL, NULL, 0)); /* their records are there */
+    must(fkv_open(place->other, NULL, &db));
+    assert_int_equal(stats_of(db).keys, PARKED_KEYS);
+    for (uint32_t key = 0; key < PARKED_KEYS; key++) {
+        uint32_t value[2];
+        must(fkv_get(db, &key, sizeof key, value, sizeof value, NULL));
+        assert_true(value[0] == key && (value[1] == 6 || (value[1] == 3 && damaged-- > 0)));
+    }
+    must(fkv_close(db));
+    remove_store(place);
+    char log[PATH_MAX + 16];
+    snprintf(log, sizeof log, "%s-wal", place->other);
+    unlink(place->other);
+    unlink(log);
+}
+
+static void test_parked_page_is_lost(void **state)
+{
+    for (unsigned i = 0; i < 4; i++)
+        parked_page_is_lost(*state, i & 1 ? FKV_NO_THREAD : 0, i & 2);
+}
+
+/* One that cannot be read for a moment is not lost, and no checkpoint fails for it. */
+static void test_parked_page_is_late(void **state)
+{
+    enum { LATE = 5 };
+    for (unsigned flags = 0; flags <= FKV_NO_THREAD; flags += FKV_NO_THREAD) {
+        fkv *db = open_and_park(*state, flags, 3);
+        bad_page.reads = 0;
+        bad_page.failing = LATE;
+        must(fkv_checkpoint(db));
+        assert_true(bad_page.reads > LATE);
+        assert_int_equal(get_all(db, 3), 0);
+        must(fkv_check(db, NULL, NULL, 0));
+        must(fkv_close(db));
+        remove_store(*state);
+    }
+}
+
 /* Puts that a full disk refuses bring pages in for nothing: they go again. */
 static void test_refused_puts(void **state)
 {
@@ -727,6 +884,8 @@ int main(void)
         in_memory(test_large_transaction),
         in_memory(test_snapshot),
         cmocka_unit_test(test_errors_of_reads),
+        in_memory(test_parked_page_is_lost),
+        in_memory(test_parked_page_is_late),
         cmocka_unit_test(test_refused_puts),
         cmocka_unit_test(test_damaged_keys),
         cmocka_unit_test(test_waiting_on_a_full_disk),

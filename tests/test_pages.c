@@ -212,7 +212,8 @@ static void unpark(struct world *world, uint32_t number, unsigned failing)
                                        .error = -EIO};
     if (rng_percent(&world->rng, failing))
         os_sim_fail(world->sim, &fault);
-    enum fkv_error error = pages_spill_parked(pages, SPACE_INDEX, number);
+    bool unread;
+    enum fkv_error error = pages_spill_parked(pages, SPACE_INDEX, number, &unread);
     os_sim_fail(world->sim, NULL);
     assert_true(!error || error == FKV_IO);
     assert_int_equal(pages_is_parked(pages, SPACE_INDEX, number), error != FKV_OK);
@@ -784,7 +785,8 @@ static int read_what_moves(struct os_file *file, void *to, size_t bytes, uint64_
         return back_and_forth.real->read(file, to, bytes, offset);
     back_and_forth.reads = false;
     for (int i = 0; i < 3; i++) {
-        assert_ok(pages_spill_parked(&world->file.pages, 0, 5));
+        bool unread;
+        assert_ok(pages_spill_parked(&world->file.pages, 0, 5, &unread));
         change_and_park(world);
     }
     return back_and_forth.real->read(file, to, bytes, offset);
