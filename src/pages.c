@@ -104,7 +104,7 @@ enum fkv_error pages_reserve_frames(struct pages *pages, uint32_t count)
         uint32_t frame = frame_fresh(frames);
         if (!frame) {
             error = FKV_NO_MEMORY;
-            count = 0;
+            count = frames->reserved;
             break;
         }
         *frame_link(pages, frame) = frames->free_head;

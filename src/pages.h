@@ -333,7 +333,8 @@ static inline uint64_t pages_changed(const struct pages *pages, enum space space
     return pages->space[space].dirty_count - parked;
 }
 
-/* Make sure that the next `count` frames the writer takes can be had; 0 ends the guarantee. */
+/* Make sure that the next `count` frames the writer takes can be had; 0 ends the guarantee. If that
+ * fails, it holds for as many as before: a part of a commit may do without, the commit cannot. */
 enum fkv_error pages_reserve_frames(struct pages *pages, uint32_t count);
 
 /* Give a page without a frame this frame as its new content (fresh pages of rebuilt segments). */

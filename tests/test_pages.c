@@ -700,6 +700,29 @@ static void test_memory_fails(void **state)
     free(world);
 }
 
+/* Frames that are reserved for the writer stay so if more cannot be had, whatever readers take. */
+static void test_reserved_frames(void **state)
+{
+    (void)state;
+    enum { RESERVED = 40, MANY = 100000 };
+    struct world *world = malloc(sizeof *world);
+    make_world(world, 6);
+    struct pages *pages = &world->file.pages;
+    assert_ok(pages_extend(pages, 0, MANY));
+    assert_ok(pages_reserve_frames(pages, RESERVED));
+    memory_test_fail(1, true);
+    assert_error(pages_reserve_frames(pages, MANY), FKV_NO_MEMORY);
+    uint32_t frame, loaded = 0;
+    while (!pages_load(pages, 0, loaded, &frame))
+        loaded++;
+    assert_true(loaded < MANY);
+    for (int i = 0; i < RESERVED; i++)
+        assert_true(frame_new(pages));
+    memory_test_fail(0, false);
+    drop_world(world);
+    free(world);
+}
+
 /* A page is read while it is spilled over; by when the reader looks again, it is as before. */
 static struct {
     struct world *world;
@@ -856,6 +879,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_old_pages_are_found),
         cmocka_unit_test(test_impossible_roots),
         cmocka_unit_test(test_memory_fails),
+        cmocka_unit_test(test_reserved_frames),
         cmocka_unit_test(test_spilling_beside),
         cmocka_unit_test(test_back_and_forth),
         cmocka_unit_test(test_parked_and_moved),
