@@ -210,6 +210,14 @@ static enum fkv_error chunks_extend(struct page_space *space, uint32_t chunk_cou
     return FKV_OK;
 }
 
+static uint32_t nodes_over(uint32_t page_count)
+{
+    uint32_t nodes = 0;
+    for (uint32_t k = 0; k < space_height(page_count); k++)
+        nodes += level_count(page_count, k);
+    return nodes;
+}
+
 enum fkv_error pages_extend(struct pages *pages, enum space which, uint32_t count)
 {
     struct page_space *space = &pages->space[which];
@@ -228,6 +236,7 @@ enum fkv_error pages_extend(struct pages *pages, enum space which, uint32_t coun
     /* A taller tree has new nodes over what it had. */
     for (uint32_t k = space_height(space->page_count); k < height; k++)
         space->level[k][0].dirty = true;
+    pages->node_count += nodes_over(count) - nodes_over(space->page_count);
     space->page_count = count;
     return FKV_OK;
 }

@@ -131,6 +131,7 @@ struct pages {
     uint64_t used_pages;
     uint64_t dirty_pages;   /* that the next checkpoint has to write */
     uint64_t pending_pages; /* that the running one has still to capture, or had when it failed */
+    uint32_t node_count;    /* of all spaces and levels */
     uint64_t spilled_nodes; /* that the next checkpoint has to write, for what was spilled */
     bool unparking;         /* a checkpoint waits for there to be no parked page */
     _Atomic uint32_t parked_pages;
@@ -376,7 +377,10 @@ static inline uint64_t pages_changes(const struct pages *pages, enum space space
 static inline uint64_t pages_places_needed(const struct pages *pages, uint64_t more)
 {
     uint64_t count = pages->dirty_pages + pages->pending_pages + pages->spilled_nodes + more;
-    return count + count / 64 + 64; /* nodes, and what one operation may add */
+    /* Nodes: each page may have its own. Those of a checkpoint that runs, or has failed, are not
+     * counted one by one. And what one operation may add. */
+    uint64_t nodes = pages->node_count, begun = pages->epoch != pages->durable_epoch ? nodes : 0;
+    return count + min_u64(2 * count, nodes) + begun + 64;
 }
 static inline uint64_t pages_places_free(const struct pages *pages)
 {

@@ -700,6 +700,28 @@ static void test_memory_fails(void **state)
     free(world);
 }
 
+/* Changed pages that lie far apart have a node each: there are places for these too. */
+static void test_places_for_nodes(void **state)
+{
+    (void)state;
+    enum { NODES = 1500 };
+    struct world *world = malloc(sizeof *world);
+    make_world(world, 7);
+    struct pages *pages = &world->file.pages;
+    assert_ok(pages_extend(pages, 0, NODES * NODE_FANOUT));
+    for (uint32_t node = 0; node < NODES; node++) {
+        uint32_t frame;
+        assert_ok(pages_load(pages, 0, node * NODE_FANOUT, &frame));
+        content(0, node * NODE_FANOUT, 1, pages_write(pages, 0, node * NODE_FANOUT));
+    }
+    uint64_t needed = pages_places_needed(pages, 0);
+    assert_ok(page_file_checkpoint(&world->file, world->roots));
+    print_message("%" PRIu64 " places, of %" PRIu64 "\n", pages->used_pages, needed);
+    assert_true(pages->used_pages > 2 * NODES && pages->used_pages <= needed);
+    drop_world(world);
+    free(world);
+}
+
 /* Frames that are reserved for the writer stay so if more cannot be had, whatever readers take. */
 static void test_reserved_frames(void **state)
 {
@@ -879,6 +901,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_old_pages_are_found),
         cmocka_unit_test(test_impossible_roots),
         cmocka_unit_test(test_memory_fails),
+        cmocka_unit_test(test_places_for_nodes),
         cmocka_unit_test(test_reserved_frames),
         cmocka_unit_test(test_spilling_beside),
         cmocka_unit_test(test_back_and_forth),
