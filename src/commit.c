@@ -54,14 +54,14 @@ enum fkv_error commit_has_number(const struct fkv *db)
 enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t entry,
                                  const struct large *parts)
 {
-    bool left;
-    enum fkv_error error = undo_key(&db->undo, hash, entry, &left);
-    if (error || !left || !entry)
-        return error;
-    sectors_hold(&db->sectors, (uint32_t)(entry_address(entry) / SECTOR_CELLS));
-    for (uint32_t i = 0; parts && i < parts->sector_count; i++)
-        sectors_hold(&db->sectors, parts->sectors[i]);
-    return FKV_OK;
+    if (parts && undo_wants_key(&db->undo, hash)) {
+        for (uint32_t i = 0; i < parts->sector_count; i++) {
+            enum fkv_error error = undo_large(&db->undo, parts->sectors[i]);
+            if (error)
+                return error;
+        }
+    }
+    return undo_key(&db->undo, hash, entry);
 }
 
 /* The same for a value in pieces. */
@@ -79,7 +79,7 @@ static enum fkv_error prepare_kill_parts(struct fkv *db, struct write *write)
         if (!error && entry)
             error = sectors_prepare_kill(&db->sectors, entry_address(entry));
         if (undo_is_wanted(&db->undo) && !error && entry)
-            error = commit_leave_undo(db, hash, entry, NULL);
+            error = undo_piece(&db->undo, hash, write->old->id, entry);
     }
     return error;
 }

@@ -455,7 +455,7 @@ static void fill_stats(struct fkv *db, fkv_stats *stats)
         .bytes_written_collector = db->collector.moved_bytes,
         .bytes_written_pages = db->pages.written_bytes + db->checkpoint.header_bytes,
         .snapshots = db->undo.open_count,
-        .snapshot_sectors = sectors->held.count,
+        .snapshot_sectors = sectors->held_count,
         .snapshot_bytes = db->undo.bytes,
         .index_loads = db->pages.space[SPACE_INDEX].loads,
         .index_evictions = db->index.evictions,

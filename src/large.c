@@ -233,8 +233,8 @@ static enum fkv_error read_queue_piece(struct fkv *db, const struct undo_layer *
     struct fetched fetched;
     struct hash128 hash = piece_hash(db, id, number);
     enum fkv_error error = index_get(&db->index, hash, &entry);
-    if (layer && undo_find_key(layer, hash, &entry))
-        error = FKV_OK; /* no undo says that a piece was not there */
+    if (layer && undo_find_piece(layer, hash, id, &entry))
+        error = FKV_OK;
     if (error == FKV_NOT_FOUND) {
         *torn = true;
         return bad_piece(db, id, number);

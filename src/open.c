@@ -288,6 +288,7 @@ static enum fkv_error make_parts(struct fkv *db)
     tail_limit_memory(&db->tail, db->os->ops->memory(db->os));
     db->tail.writer = &db->writer;
     db->undo.reclaim = &db->reclaim;
+    db->undo.sectors = &db->sectors;
     db->sectors.undo = &db->undo;
     db->sectors.read_only = db->read_only;
     db->sectors.unmapped = db->flags & FKV_READ_WITHOUT_MAPPING;

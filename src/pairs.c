@@ -43,7 +43,7 @@ static bool may_hold_pairs(const struct fkv_scan *pairs, uint32_t sector)
     const struct sectors *sectors = &pairs->snapshot->db->sectors;
     const struct undo_layer *layer = pairs->snapshot->layer;
     uint64_t sequence = __atomic_load_n(&sector_view(sectors, sector)->sequence, __ATOMIC_RELAXED);
-    return sequence && sequence < layer->sequence_end;
+    return undo_sees(layer, sequence);
 }
 
 /* The mapping has no readahead of its own. */

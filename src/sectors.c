@@ -488,42 +488,37 @@ static struct format_sector *table_entry(struct sectors *sectors, uint32_t secto
 
 void sectors_hold(struct sectors *sectors, uint32_t sector)
 {
-    if (undo_is_wanted(sectors->undo))
-        sector_state(sectors, sector)->held_by = sectors->undo->newest_open->number;
+    sector_state(sectors, sector)->holds++;
+}
+
+void sectors_unhold(struct sectors *sectors, uint32_t sector)
+{
+    struct sector *state = sector_state(sectors, sector);
+    if (PLANTED(REUSE_SECTOR_EARLY))
+        return;
+    assert(state->holds);
+    if (--state->holds || !state->held)
+        return;
+    sectors->held_count--;
+    make_free(sectors, sector);
 }
 
 static void free_unless_held(struct sectors *sectors, uint32_t sector)
 {
     struct sector *state = sector_state(sectors, sector);
-    uint64_t oldest = undo_oldest(sectors->undo);
-    if (!oldest || state->held_by < oldest) {
+    if (!state->holds) {
         make_free(sectors, sector);
         return;
     }
-    state->next = sectors->held.head;
-    sectors->held.head = sector;
-    sectors->held.count++;
-}
-
-void sectors_release_held(struct sectors *sectors)
-{
-    struct sector_list list = sectors->held;
-    uint64_t oldest = undo_oldest(sectors->undo);
-    if (oldest && oldest == sectors->held_for)
-        return; /* they are still */
-    sectors->held_for = oldest;
-    sectors->held = (struct sector_list){0};
-    for (uint32_t sector = list.head, next; sector; sector = next) {
-        next = sector_state(sectors, sector)->next;
-        free_unless_held(sectors, sector);
-    }
+    state->held = true;
+    sectors->held_count++;
 }
 
 /* Was it in the queue at the moment of the newest snapshot? */
 static bool is_older(const struct sectors *sectors, uint32_t sector)
 {
     return undo_is_wanted(sectors->undo) &&
-           sector_view(sectors, sector)->sequence < sectors->undo->newest_open->sequence_end;
+           undo_sees(sectors->undo->newest_open, sector_view(sectors, sector)->sequence);
 }
 
 /* Before a record dies that the newest snapshot may see: leave the sector's map for it. */
@@ -540,14 +535,11 @@ static enum fkv_error leave_map(struct sectors *sectors, uint32_t sector)
     struct undo_map *map = memory_new(sizeof *map);
     if (!map)
         return FKV_NO_MEMORY;
-    map->sector = sector;
     for (int half = 0; half < 2; half++)
         memcpy((uint8_t *)map->bits + half * PAGE_BYTES, frame_bytes(sectors->pages, frame[half]),
                PAGE_BYTES);
-    if ((error = undo_map(undo, map)))
+    if ((error = undo_map(undo, map, sector)))
         memory_free(map);
-    else
-        sectors_hold(sectors, sector);
     return error;
 }
 
@@ -562,8 +554,8 @@ static uint64_t *map_word(struct sectors *sectors, uint32_t sector, uint32_t wor
  * not held may be free, or opened again, and have a map left for a later snapshot. */
 static bool is_of(const struct sectors *sectors, uint32_t sector, const struct undo_layer *layer)
 {
-    uint64_t sequence = __atomic_load_n(&sector_view(sectors, sector)->sequence, __ATOMIC_RELAXED);
-    return sequence && sequence < layer->sequence_end;
+    return undo_sees(layer,
+                     __atomic_load_n(&sector_view(sectors, sector)->sequence, __ATOMIC_RELAXED));
 }
 
 /* The order matters: a bit that is set after the snapshot is seen only if the map that was left
@@ -704,7 +696,7 @@ static void quarantine(struct sectors *sectors, uint32_t sector)
         return;
     }
     struct sector *state = sector_state(sectors, sector);
-    *state = (struct sector){.next = sectors->freed.head, .held_by = state->held_by};
+    *state = (struct sector){.next = sectors->freed.head, .holds = state->holds};
     sectors->freed.head = sector;
     sectors->freed.count++;
 }
@@ -719,10 +711,16 @@ void sectors_free_large(struct sectors *sectors, uint32_t sector)
     quarantine(sectors, sector);
 }
 
+bool sectors_all_dead(const struct sectors *sectors, uint32_t sector, uint32_t cell)
+{
+    const struct sector *state = sector_state(sectors, sector);
+    return state->dead_cells + state->pad_cells >= cell - SECTOR_HEADER_CELLS;
+}
+
 static void free_if_dead(struct sectors *sectors, uint32_t sector)
 {
     struct sector *state = sector_state(sectors, sector);
-    if (!state->sealed || state->dead_cells + state->pad_cells < SECTOR_CELLS - SECTOR_HEADER_CELLS)
+    if (!state->sealed || !sectors_all_dead(sectors, sector, SECTOR_CELLS))
         return;
     if (state->previous)
         sector_state(sectors, state->previous)->next = state->next;
@@ -736,8 +734,6 @@ static void free_if_dead(struct sectors *sectors, uint32_t sector)
     sectors->dead_cells -= state->dead_cells;
     sectors->pad_cells -= state->pad_cells;
     drop_maps(sectors, sector);
-    if (is_older(sectors, sector)) /* if it was open then, all dead, no map was left for a scan */
-        sectors_hold(sectors, sector);
     quarantine(sectors, sector);
 }
 

@@ -39,10 +39,11 @@ struct sector {
     uint32_t next, previous; /* in the queue, or in a quarantine list; 0 none */
     uint32_t dead_cells;
     uint16_t pad_cells;
-    uint8_t type;     /* enum sector_type */
-    uint8_t sealed;   /* values: no more records will come */
-    bool populated;   /* the mapping has page table entries for it */
-    uint64_t held_by; /* the newest snapshot that looks at something in it; 0: none ever did */
+    uint8_t type;   /* enum sector_type */
+    uint8_t sealed; /* values: no more records will come */
+    bool populated; /* the mapping has page table entries for it */
+    bool held;      /* free, but for `holds` */
+    uint32_t holds; /* undos that lead to a record in it, or have its map */
 };
 
 struct sector_list {
@@ -90,8 +91,7 @@ struct sectors {
     struct sector_list freed;     /* since the last checkpoint began */
     struct sector_list uncertain; /* before it began: free once it is durable */
     uint32_t awaiting_readers;    /* durable; in the hands of reclaim */
-    struct sector_list held;      /* free, but for snapshots that look at them */
-    uint64_t held_for;            /* the oldest one when they were last gone through; 0: none */
+    uint32_t held_count;          /* free, but for snapshots that look at them */
     struct undo *undo;            /* what is left for snapshots */
 
     /* In values sectors. Dead: of records that are not live, and of gaps; see pad_is_gap. */
@@ -194,6 +194,8 @@ static inline void sectors_count_live(struct sectors *sectors, uint32_t cells)
 void sectors_count_pad(struct sectors *sectors, uint32_t sector, uint32_t cell, uint32_t cells);
 void sectors_kill(struct sectors *sectors, uint64_t address, uint32_t cells);
 bool sectors_is_dead(const struct sectors *sectors, uint64_t address);
+/* Are all records of the open sector dead, if the next one begins at this cell? */
+bool sectors_all_dead(const struct sectors *sectors, uint32_t sector, uint32_t cell);
 
 /* The header of a values or large sector. */
 void sector_header_fill(const struct sectors *sectors, uint8_t *bytes, uint32_t sector,
@@ -208,10 +210,9 @@ void sectors_checkpoint_abandon(struct sectors *sectors);
 /* No reader looks at these any more. */
 void sectors_reclaim(struct sectors *sectors, struct sector_list list);
 
-/* Snapshots: this one sees a record in this sector, which is not to be used again while it is open;
- * and one was closed. */
+/* An undo leads to this sector: it is not to be used again. And it is no longer there. */
 void sectors_hold(struct sectors *sectors, uint32_t sector);
-void sectors_release_held(struct sectors *sectors);
+void sectors_unhold(struct sectors *sectors, uint32_t sector);
 /*
  * For readers: the deletion map (SECTOR_CELLS bits) of a values sector as a snapshot sees it. It
  * has undefined bits for records that came later. *queued: false if the snapshot sees no live

@@ -12,9 +12,12 @@ enum fkv_error snapshot_open(struct fkv *db, struct fkv_snapshot **opened)
     pthread_mutex_lock(&db->writer);
     struct undo_layer *layer = undo_open(&db->undo);
     if (layer) {
+        layer->commit = db->commit;
         layer->sequence_end = db->sectors.next_sequence;
         layer->tail_sequence = db->tail.open ? db->tail.sequence : 0;
         layer->tail_cell = db->tail.open ? db->tail.cell : 0;
+        layer->tail_dead =
+            db->tail.open && sectors_all_dead(&db->sectors, db->tail.sector, db->tail.cell);
         layer->sector_count = db->sectors.count;
         snapshot->keys = db->keys;
         snapshot->commit = db->commit;
@@ -66,7 +69,6 @@ static void settle(struct fkv *db)
             sched_yield(); /* who waits for the lock would not get it otherwise */
         pthread_mutex_lock(&db->writer);
     }
-    sectors_release_held(&db->sectors);
     reclaim_poll(&db->reclaim, false);
     pthread_mutex_unlock(&db->writer);
     reclaim_wait(&db->reclaim);
@@ -102,10 +104,12 @@ void snapshot_end_all(struct fkv *db)
             undo_close(&db->undo, snapshot->layer);
     }
     db->snapshots = NULL;
-    if (!forked) {
-        sectors_release_held(&db->sectors);
-        pthread_mutex_unlock(&db->writer);
-    }
+    if (forked)
+        return;
+    for (struct undo_layer *gone; undo_settle(&db->undo, &gone);) /* nothing is merged any more */
+        if (gone)
+            undo_retire(&db->undo, gone);
+    pthread_mutex_unlock(&db->writer);
 }
 
 /* ---------------------------------------------------------------- reading */

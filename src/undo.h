@@ -14,10 +14,21 @@
  * anything is changed, while a commit prepares, so it may fail there; a commit that then fails does
  * no harm, for what it says is true.
  *
+ * What an undo leads to is HELD: a sector that is freed is not used again while an undo in any
+ * layer leads to a record in it, or has its map; each sector counts these. An undo is in a layer
+ * for as long as an open snapshot sees it and no longer, so that is true of sectors, too. It would
+ * not do to hold sectors for snapshots of certain moments: what a snapshot sees may have been moved
+ * since, to a sector that was opened later.
+ *
  * Readers take no lock: a layer is a trie that only grows. A reader must look at the index before
- * the layers: the writer publishes in the other order. A layer that is closed is merged into the
+ * the layers: the writer publishes in the other order. A layer that is closed is merged with the
  * one before it, a few undos at a time, and taken out of the list; if there is none before it,
  * nobody needs it. A reader must load `newer` before it looks into a layer, for that reason.
+ *
+ * Merging goes from the layer that has fewer undos to the one that has more, so that an undo is
+ * merged a logarithmic number of times at most, in whatever order snapshots are closed. If the
+ * closed layer has more it gets what the one before it has, which goes before its own, and in the
+ * end hands all over to that one.
  *
  * The writer lock protects everything here, but for readers in an RCU read section.
  */
@@ -29,7 +40,7 @@
 
 struct undo_node {
     struct hash128 hash;
-    uint64_t before; /* the entry, 0 if the key was absent; or a struct undo_map */
+    uint64_t before; /* the entry, 0 if the key was absent; or a struct undo_hold */
     struct undo_node *child[4];
 };
 
@@ -37,37 +48,64 @@ struct undo_node {
 struct undo_table {
     struct undo_node *root[256];
     struct undo_slab *slabs; /* of its nodes */
+    struct undo_slab *done;  /* the same: those whose nodes are merged, or forgotten */
+    uint64_t count;          /* of nodes */
+    uint64_t bytes;          /* of slabs */
 };
 
-/* The deletion map of a sector, both pages. */
-struct undo_map {
+/*
+ * An undo that says itself when that began what it is about, so that it goes no further back than
+ * to the first snapshot that sees it: the map of a values sector, a piece of a large value, a
+ * sector of one. (Pieces have keys that no other value has. If those had undos as others have, all
+ * that ever came and went would have one.)
+ */
+struct undo_hold {
     struct retired_block retired;
-    struct undo_map *next; /* in the same layer, or on the way out */
-    uint32_t sector;
-    uint64_t bits[SECTOR_CELLS / 64];
+    struct undo_hold *next; /* in the same layer */
+    struct hash128 hash;    /* that it is found by; sectors of large values are not looked for */
+    uint64_t birth;         /* the sequence of the sector; of a piece the commit that made it */
+    uint32_t sector;        /* that is held */
+    enum undo_kind { UNDO_LARGE, UNDO_PIECE, UNDO_MAP } kind;
+};
+
+struct undo_piece {
+    struct undo_hold hold;
+    uint64_t entry;
+};
+
+struct undo_map {
+    struct undo_hold hold;
+    uint64_t bits[SECTOR_CELLS / 64]; /* both pages */
 };
 
 struct undo_layer {
     struct retired_block retired;
     struct undo_layer *older, *newer;
-    uint64_t number; /* counts snapshots */
+    struct undo_layer *next_closed, *previous_closed;
     bool open;
-    struct undo_table keys, sectors;
-    struct undo_slab *merged; /* of the keys': all in them is in the layer before too */
-    struct undo_map *maps;
-    uint64_t bytes; /* of memory, all of that */
-    /* The moment: what was in the queue. */
+    struct undo_table keys;
+    struct undo_table held; /* what of `holds` is looked for */
+    struct undo_hold *holds;
+    struct undo_hold *done; /* those that hold nothing any more */
+    uint64_t bytes;         /* of memory, all of that */
+    /* The moment: the last commit, and what was in the queue. */
+    uint64_t commit;
     uint64_t sequence_end;  /* values sectors below this sequence */
     uint64_t tail_sequence; /* the open one's, 0 if none was open; */
-    uint32_t tail_cell;     /* its records end here */
+    uint32_t tail_cell;     /* its records end here, */
+    bool tail_dead;         /* and all of them were dead: it may have been freed since */
     uint32_t sector_count;  /* all have lower numbers than this */
 };
 
 struct undo {
     struct reclaim *reclaim;
+    struct sectors *sectors;
     struct undo_layer *oldest, *newest;
     struct undo_layer *newest_open; /* NULL: no snapshot is open, and nothing is left for any */
-    uint64_t number;                /* of the last snapshot */
+    struct undo_layer *closed;      /* a list of those that are */
+    struct undo_layer *merging;     /* one of them that is being merged with the one before it; */
+    bool upwards;                   /* into it, then */
+    struct undo_layer *forgetting;  /* out of the list, and being gone through */
     uint32_t open_count;
     uint64_t bytes; /* of memory */
 };
@@ -84,29 +122,40 @@ struct undo_layer *undo_open(struct undo *undo);
 void undo_close(struct undo *undo, struct undo_layer *layer);
 /*
  * Do a part of what closing leaves to be done: layers that nobody needs are taken out, others
- * merged. False once nothing is left, or nothing can be done for want of memory. For one thread at
- * a time, which may release the writer lock between calls. *gone: a layer that is out of the list,
- * or NULL; to be freed after a grace period, by undo_free, without the lock; or to be given to
- * undo_retire.
+ * merged. False once nothing is left, or nothing can be done for want of memory. The writer lock
+ * may be released between calls. *gone: a layer that is out of the list, or NULL; to be freed after
+ * a grace period, by undo_free, without the lock; or to be given to undo_retire.
  */
 bool undo_settle(struct undo *undo, struct undo_layer **gone);
 void undo_free(struct undo_layer *layer);
 void undo_retire(struct undo *undo, struct undo_layer *layer);
 
-/* The oldest snapshot that is open; 0 if none is. */
-uint64_t undo_oldest(const struct undo *undo);
+/* Does a snapshot see records of a values sector, or the piece of a large one, of this sequence, if
+ * there are any that have not died before it? */
+static inline bool undo_sees(const struct undo_layer *layer, uint64_t sequence)
+{
+    return sequence && sequence < layer->sequence_end &&
+           !(layer->tail_dead && sequence == layer->tail_sequence);
+}
 
-/* Before the entry of a key changes. *left: it was left now, and not before. */
-enum fkv_error undo_key(struct undo *undo, struct hash128 hash, uint64_t before, bool *left);
-/* Before a record of a sector dies: is its map to be left? And leave it, filled in but for the
- * members that are the undo's. */
+/* Before the entry of a key changes: is it to be left? And leave it, if so. */
+bool undo_wants_key(const struct undo *undo, struct hash128 hash);
+enum fkv_error undo_key(struct undo *undo, struct hash128 hash, uint64_t before);
+/* Before the entry of a large value is left: a sector of its own. */
+enum fkv_error undo_large(struct undo *undo, uint32_t sector);
+/* Before a piece of the large value with this id goes. */
+enum fkv_error undo_piece(struct undo *undo, struct hash128 hash, uint64_t id, uint64_t entry);
+/* Before a record of a sector dies: is its map to be left? And leave it; `bits` are filled in. */
 bool undo_wants_map(const struct undo *undo, uint32_t sector);
-enum fkv_error undo_map(struct undo *undo, struct undo_map *map);
+enum fkv_error undo_map(struct undo *undo, struct undo_map *map, uint32_t sector);
 
 /* ---- for readers, in a read section */
 
 /* The entry that the key had; false if it has not changed since. */
 bool undo_find_key(const struct undo_layer *layer, struct hash128 hash, uint64_t *before);
+/* The same of a piece of a large value. */
+bool undo_find_piece(const struct undo_layer *layer, struct hash128 hash, uint64_t id,
+                     uint64_t *entry);
 /* The map that the sector had; NULL if it has not changed since. */
 const struct undo_map *undo_find_map(const struct undo_layer *layer, uint32_t sector);
 

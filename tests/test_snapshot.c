@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "memory.h"
-#include "store.h"
+#include "snapshot.h"
 #include "twin.h"
 
 static fkv_stats stats_of(fkv *db)
@@ -30,17 +30,109 @@ static void check_store(fkv *db)
 
 /* ---------------------------------------------------------------- the model */
 
+/* What is pinned, worked out from what snapshots see: sectors with something alive at their
+ * moments, and those where that is by now, if it was moved. */
+enum { MODEL_SECTORS = 4096 };
+
+/* The sequences of sectors in which something lived when a snapshot was opened; else 0. */
+static uint64_t lives[TWIN_SNAPSHOTS][MODEL_SECTORS];
+
+static void note_lives(struct twin *twin, uint64_t *sequence)
+{
+    const struct sectors *sectors = &twin->db->sectors;
+    const struct tail *tail = &twin->db->tail;
+    assert_true(sectors->count <= MODEL_SECTORS);
+    memset(sequence, 0, sizeof lives[0]);
+    for (uint32_t s = 1; s < sectors->count; s++) {
+        const struct sector *state = sector_state(sectors, s);
+        uint32_t end = tail->open && tail->sector == s ? tail->cell : SECTOR_CELLS;
+        bool lives_in = state->type == SECTOR_LARGE ||
+                        (state->type == SECTOR_VALUES &&
+                         state->dead_cells + state->pad_cells < end - SECTOR_HEADER_CELLS);
+        sequence[s] = lives_in ? sector_view(sectors, s)->sequence : 0;
+    }
+}
+
+static void need(bool *needed, uint64_t entry)
+{
+    needed[entry_address(entry) / SECTOR_CELLS] = true;
+}
+
+static void need_large(struct twin *twin, const fkv_snapshot *snapshot, uint64_t entry,
+                       bool *needed)
+{
+    struct format_large head;
+    const uint8_t *record;
+    assert_ok(read_lend(twin->db, entry, NULL, 0, &record));
+    assert_true(large_head(record, &head));
+    for (uint32_t i = 0; i < head.sectors; i++)
+        needed[large_head_sector(record, i)] = true;
+    for (uint32_t i = 0; i < head.pieces; i++) {
+        struct hash128 hash = piece_hash(twin->db, head.id, head.sectors + i);
+        uint64_t piece;
+        if (!undo_find_piece(snapshot->layer, hash, head.id, &piece))
+            assert_ok(index_get(&twin->db->index, hash, &piece));
+        need(needed, piece);
+    }
+}
+
+static void need_keys(struct twin *twin, const fkv_snapshot *snapshot, bool *needed)
+{
+    for (uint32_t number = 0; number < TWIN_KEYS; number++) {
+        uint8_t bytes[32];
+        struct key key;
+        uint64_t entry;
+        assert_ok(key_make(twin->db, bytes, twin_key(number, bytes), &key));
+        if (snapshot_entry(snapshot, key.hash, &entry))
+            continue;
+        need(needed, entry);
+        if (entry & ENTRY_LARGE)
+            need_large(twin, snapshot, entry, needed);
+    }
+}
+
+static void check_pinned(struct twin *twin)
+{
+    static bool needed[MODEL_SECTORS];
+    const struct sectors *sectors = &twin->db->sectors;
+    uint32_t held = 0;
+    memset(needed, 0, sizeof needed);
+    fkv_read_begin(twin->db);
+    for (int i = 0; i < TWIN_SNAPSHOTS; i++) {
+        if (!twin->snapshots[i].snapshot)
+            continue;
+        for (uint32_t s = 1; s < MODEL_SECTORS; s++) {
+            if (!lives[i][s])
+                continue;
+            needed[s] = true;
+            assert_int_equal(sector_view(sectors, s)->sequence, lives[i][s]);
+        }
+        need_keys(twin, twin->snapshots[i].snapshot, needed);
+    }
+    fkv_read_end(twin->db);
+    for (uint32_t s = 1; s < sectors->count; s++) {
+        held += sector_state(sectors, s)->held;
+        assert_true(needed[s] || !sector_state(sectors, s)->holds);
+    }
+    assert_int_equal(stats_of(twin->db).snapshot_sectors, held);
+}
+
 static void touch_snapshot(struct twin *twin)
 {
-    struct twin_snapshot *snapshot = &twin->snapshots[rng_below(&twin->rng, TWIN_SNAPSHOTS)];
+    uint64_t number = rng_below(&twin->rng, TWIN_SNAPSHOTS);
+    struct twin_snapshot *snapshot = &twin->snapshots[number];
     if (!snapshot->snapshot) {
+        note_lives(twin, lives[number]);
         twin_snapshot_open(twin, snapshot);
     } else if (rng_percent(&twin->rng, 30)) {
         twin_check_all(twin, snapshot);
         twin_check_scan(twin, snapshot, 1 + (uint32_t)rng_below(&twin->rng, 4));
         twin_snapshot_close(snapshot);
+        check_pinned(twin);
     } else if (rng_percent(&twin->rng, 20)) {
         twin_check_scan(twin, snapshot, 1);
+    } else if (rng_percent(&twin->rng, 20)) {
+        twin_check_all(twin, snapshot);
     }
 }
 
@@ -53,8 +145,10 @@ static void one_step(struct twin *twin)
         uint32_t number = (uint32_t)rng_below(&twin->rng, TWIN_KEYS);
         twin_check_key(twin, snapshot->snapshot ? snapshot : NULL, number);
     }
-    if (rng_below(&twin->rng, 300) == 0)
+    if (rng_below(&twin->rng, 100) == 0)
         touch_snapshot(twin);
+    if (rng_below(&twin->rng, 1000) == 0)
+        check_pinned(twin);
     if (rng_below(&twin->rng, 1500) == 0)
         assert_ok(fkv_checkpoint(twin->db));
     if (rng_below(&twin->rng, 4000) == 0)
@@ -155,9 +249,8 @@ static void pinned_space_is_bounded_and_comes_back(void **state)
     assert_ok(fkv_close(db));
 }
 
-/* A snapshot that is closed beside an older one frees no sectors; so those that are held are not
- * gone through, with the writer lock, each time. (That would turn their list around.) */
-static void held_sectors_are_left_alone(void **state)
+/* Snapshots that come and go beside one that stays pin nothing once they are gone. */
+static void short_ones_beside_a_long_one(void **state)
 {
     (void)state;
     fkv *db;
@@ -165,25 +258,75 @@ static void held_sectors_are_left_alone(void **state)
     fkv_options options;
     fkv_options_init(&options);
     options.flags = FKV_NO_THREAD;
-    assert_ok(fkv_open(support_path("left_alone.fkv"), &options, &db));
+    static uint8_t large[3000000];
+    uint32_t large_key = SOME_KEYS;
+    assert_ok(fkv_open(support_path("short_ones.fkv"), &options, &db));
     put_all(db, SOME_KEYS, 'a');
+    assert_ok(fkv_put(db, &large_key, sizeof large_key, large, sizeof large));
     assert_ok(fkv_snapshot_open(db, &old));
+    /* The collector has moved some that the snapshot sees, between others: those are to go, too,
+     * and beyond them is a sector of keys that stay. */
     put_all(db, SOME_KEYS, 'b');
+    for (uint32_t k = 2 * SOME_KEYS; k < 2 * SOME_KEYS + 4000; k++)
+        assert_ok(fkv_put(db, &k, sizeof k, large, SOME_BYTES));
+    put_all(db, SOME_KEYS, 'b');
+    assert_ok(fkv_put(db, &large_key, sizeof large_key, large, sizeof large));
     assert_ok(fkv_checkpoint(db));
     assert_ok(fkv_checkpoint(db));
     fkv_stats stats = stats_of(db);
-    assert_true(stats.snapshot_sectors > 1);
-    assert_ok(fkv_snapshot_open(db, &young));
-    fkv_snapshot_close(young); /* the first one since goes through them */
-    uint32_t head = db->sectors.held.head;
-    assert_ok(fkv_snapshot_open(db, &young));
-    fkv_snapshot_close(young);
-    assert_int_equal(db->sectors.held.head, head);
-    assert_int_equal(stats_of(db).snapshot_sectors, stats.snapshot_sectors);
+    assert_true(stats.snapshot_sectors > SOME_KEYS * SOME_BYTES / (1 << 20));
+    for (int i = 0; i < 5; i++) {
+        assert_ok(fkv_snapshot_open(db, &young));
+        put_all(db, SOME_KEYS, (char)('c' + i));
+        assert_ok(fkv_put(db, &large_key, sizeof large_key, large, sizeof large));
+        assert_ok(fkv_checkpoint(db));
+        assert_ok(fkv_checkpoint(db));
+        assert_true(stats_of(db).snapshot_sectors > stats.snapshot_sectors + 3);
+        assert_letter(young, SOME_KEYS, (char)('b' + i));
+        fkv_snapshot_close(young);
+        assert_int_equal(stats_of(db).snapshot_sectors, stats.snapshot_sectors);
+        assert_int_equal(stats_of(db).snapshot_bytes, stats.snapshot_bytes);
+        check_store(db);
+    }
+    assert_letter(old, SOME_KEYS, 'a');
     assert_ok(fkv_snapshot_open(db, &young));
     fkv_snapshot_close(old);
     assert_int_equal(stats_of(db).snapshot_sectors, 0);
     fkv_snapshot_close(young);
+    check_store(db);
+    assert_ok(fkv_close(db));
+}
+
+/* Only the first of a large value's versions is pinned, as of others. */
+static void a_large_value_again_and_again(void **state)
+{
+    (void)state;
+    enum { LARGE_BYTES = 2900000, TIMES = 40 };
+    static uint8_t value[LARGE_BYTES], read[LARGE_BYTES];
+    fkv *db;
+    fkv_snapshot *snapshot;
+    fkv_stats stats;
+    size_t bytes;
+    assert_ok(fkv_open(support_path("again.fkv"), NULL, &db));
+    memset(value, 'a', sizeof value);
+    assert_ok(fkv_put(db, "k", 1, value, sizeof value));
+    assert_ok(fkv_snapshot_open(db, &snapshot));
+    for (int i = 0; i < TIMES; i++) {
+        assert_ok(fkv_put(db, "k", 1, value + i + 1, sizeof value - (size_t)i - 1));
+        if (i == 1)
+            stats = stats_of(db);
+    }
+    assert_ok(fkv_checkpoint(db));
+    assert_ok(fkv_checkpoint(db));
+    assert_in_range(stats_of(db).snapshot_sectors, 3, 4);
+    assert_int_equal(stats_of(db).snapshot_bytes, stats.snapshot_bytes);
+    assert_ok(fkv_snapshot_get(snapshot, "k", 1, read, sizeof read, &bytes));
+    assert_int_equal(bytes, sizeof value);
+    assert_memory_equal(read, value, sizeof value);
+    fkv_snapshot_close(snapshot);
+    assert_int_equal(stats_of(db).snapshot_sectors, 0);
+    assert_int_equal(stats_of(db).snapshot_bytes, 0);
+    check_store(db);
     assert_ok(fkv_close(db));
 }
 
@@ -216,26 +359,33 @@ static double processor_seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* How much longer it takes to merge so many undos than to find each of them. */
-static double merging_to_finding(uint64_t count)
+static void leave_many(struct undo *undo, uint64_t count, uint64_t low)
+{
+    const uint64_t apart = UINT64_MAX / count; /* neighbours in memory are so in the trie, too */
+    for (uint64_t i = 0; i < count; i++)
+        assert_ok(undo_key(undo, (struct hash128){.hi = i * apart, .lo = low}, 0));
+}
+
+/* How much longer it takes to merge so many undos than to find each of them. `upwards`: into the
+ * layer that is closed, which has more. */
+static double merging_to_finding(uint64_t count, bool upwards)
 {
     struct undo undo = {0};
-    struct undo_layer *old = undo_open(&undo), *young = undo_open(&undo), *gone = NULL;
-    const uint64_t apart = UINT64_MAX / count; /* neighbours in memory are so in the trie, too */
+    struct undo_layer *old = undo_open(&undo), *gone = NULL;
+    const uint64_t apart = UINT64_MAX / count;
     assert_non_null(old);
+    leave_many(&undo, count, 0);
+    struct undo_layer *young = undo_open(&undo);
     assert_non_null(young);
-    for (uint64_t i = 0; i < count; i++) {
-        bool left;
-        assert_ok(undo_key(&undo, (struct hash128){.hi = i * apart}, i, &left));
-    }
+    leave_many(&undo, upwards ? count + 1 : count - 1, 1);
     undo_close(&undo, young);
     double begun = processor_seconds();
     while (!gone)
         assert_true(undo_settle(&undo, &gone));
     double merged = processor_seconds();
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t before = 0;
-        assert_true(undo_find_key(old, (struct hash128){.hi = i * apart}, &before) && before == i);
+        uint64_t before;
+        assert_true(undo_find_key(old, (struct hash128){.hi = i * apart}, &before));
     }
     double found = processor_seconds();
     undo_free(gone);
@@ -248,10 +398,51 @@ static void merging_is_linear(void **state)
 {
     (void)state;
     enum { UNDOS = 2000000, TIMES_MOST = 16, TRIES = 5 };
+    for (int upwards = 0; upwards < 2; upwards++) {
+        double times = TIMES_MOST;
+        for (int i = 0; i < TRIES && times >= TIMES_MOST; i++)
+            times = merging_to_finding(UNDOS, upwards);
+        printf("merging takes %.1f times as long as finding\n", times);
+        assert_true(times < TIMES_MOST);
+    }
+}
+
+/* How much longer it takes to close so many snapshots, the newest first, than to leave what they
+ * see: keys of their own each, that gather in the older ones. */
+static double closing_to_leaving(uint32_t snapshots)
+{
+    enum { KEYS_EACH = 40 };
+    struct undo undo = {0};
+    struct undo_layer *gone, **layers = malloc(snapshots * sizeof(struct undo_layer *));
+    assert_non_null(layers);
+    double begun = processor_seconds();
+    for (uint32_t i = 0; i < snapshots; i++) {
+        layers[i] = undo_open(&undo);
+        assert_non_null(layers[i]);
+        for (uint64_t k = 0; k < KEYS_EACH; k++)
+            assert_ok(undo_key(&undo, (struct hash128){rng_mix(i, k, 1), k}, 0));
+    }
+    double left = processor_seconds();
+    while (snapshots--) {
+        undo_close(&undo, layers[snapshots]);
+        while (undo_settle(&undo, &gone))
+            if (gone)
+                undo_free(gone);
+    }
+    double closed = processor_seconds();
+    assert_int_equal(undo.bytes, 0);
+    free(layers);
+    return (closed - left) / (left - begun);
+}
+
+static void closing_the_newest_first(void **state)
+{
+    (void)state;
+    enum { SNAPSHOTS = 5000, TIMES_MOST = 16, TRIES = 5 };
     double times = TIMES_MOST;
     for (int i = 0; i < TRIES && times >= TIMES_MOST; i++)
-        times = merging_to_finding(UNDOS);
-    printf("merging takes %.1f times as long as finding\n", times);
+        times = closing_to_leaving(SNAPSHOTS);
+    printf("closing takes %.1f times as long as leaving\n", times);
     assert_true(times < TIMES_MOST);
 }
 
@@ -437,9 +628,11 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(model_against_store),
         cmocka_unit_test(pinned_space_is_bounded_and_comes_back),
-        cmocka_unit_test(held_sectors_are_left_alone),
+        cmocka_unit_test(short_ones_beside_a_long_one),
+        cmocka_unit_test(a_large_value_again_and_again),
         cmocka_unit_test(layers_are_merged),
         cmocka_unit_test(merging_is_linear),
+        cmocka_unit_test(closing_the_newest_first),
         cmocka_unit_test(closing_the_store_ends_them),
         cmocka_unit_test(bad_arguments),
         cmocka_unit_test(of_a_store_opened_read_only),

@@ -7,7 +7,7 @@
 #include "fkv.h"
 #include "support.h"
 
-enum { TWIN_KEYS = 3000, TWIN_SNAPSHOTS = 6, TWIN_VALUE_MAX = 3 << 20 };
+enum { TWIN_KEYS = 3000, TWIN_SNAPSHOTS = 10, TWIN_VALUE_MAX = 3 << 20 };
 
 /* Of each key: 0 if it is absent, or a number that its value is made from. */
 struct twin_state {
