@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -563,16 +564,100 @@ static int sim_truncate(struct os_file *file, uint64_t bytes)
     return end(sim, error);
 }
 
-static int allocate_locked(struct os_sim *sim, struct sim_file *file, uint64_t offset,
-                           uint64_t bytes)
+/* As much of it as there is space for. */
+static void allocate_some(struct os_sim *sim, struct sim_file *file, uint64_t offset,
+                          uint64_t bytes)
 {
-    if (offset > sim->options.file_bytes_max || bytes > sim->options.file_bytes_max - offset)
-        return -EFBIG;
-    if (sim_file_pages_missing(file, offset, bytes) > free_pages(sim))
+    uint64_t fitting = sim_file_bytes_fitting(file, offset, bytes, free_pages(sim));
+    if (fitting > 0)
+        sim_file_allocate(file, offset, fitting);
+}
+
+static int allocate_range(struct os_sim *sim, struct sim_file *file, uint64_t offset,
+                          uint64_t bytes)
+{
+    if (sim_file_pages_missing(file, offset, bytes) > free_pages(sim)) {
+        if (next_roll(sim) % 2 == 0)
+            allocate_some(sim, file, offset, bytes);
         return -ENOSPC;
+    }
     if (bytes > 0)
         sim_file_allocate(file, offset, bytes);
-    return under_way(sim, OS_SIM_ALLOCATE);
+    return 0;
+}
+
+enum { EMULATED_PAGES = 64 }; /* at most, between two moments at which others have their turn */
+
+/* The last byte of page p that belongs to a range with this end. */
+static uint64_t last_byte(uint64_t p, uint64_t end)
+{
+    return min_u64((p + 1) * SIM_PAGE_BYTES, end) - 1;
+}
+
+/* Which of some pages the C library writes into, a bit each. It looks at them, and then it writes.
+ */
+static uint64_t pages_to_write(const struct sim_file *file, uint64_t size, uint64_t first,
+                               uint64_t count, uint64_t end)
+{
+    uint64_t pages = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t at = last_byte(first + i, end);
+        if (at >= size || at >= file->size || file->image->base[at] == 0)
+            pages |= UINT64_C(1) << i;
+    }
+    return pages;
+}
+
+static int write_zeros(struct os_sim *sim, struct sim_file *file, uint64_t pages, uint64_t first,
+                       uint64_t count, uint64_t end)
+{
+    uint64_t file_end = file->size;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t at = last_byte(first + i, end);
+        if (at >= file_end) /* all the rest at once: a size is a change to be remembered */
+            return allocate_range(sim, file, at / SIM_PAGE_BYTES * SIM_PAGE_BYTES,
+                                  last_byte(first + count - 1, end) + 1 -
+                                      at / SIM_PAGE_BYTES * SIM_PAGE_BYTES);
+        if ((pages >> i & 1) == 0)
+            continue;
+        if (sim_file_pages_missing(file, at, 1) > free_pages(sim))
+            return -ENOSPC;
+        sim_file_write(file, at, "", 1, next_roll(sim));
+    }
+    return 0;
+}
+
+/* Point 8 of os_sim.h. */
+static int allocate_emulated(struct os_file *handle, uint64_t offset, uint64_t bytes)
+{
+    struct os_sim *sim = handle->sim;
+    const uint64_t size = handle->file->size, end = offset + bytes;
+    const uint64_t pages_end = divide_up(end, SIM_PAGE_BYTES);
+    int error = 0;
+    for (uint64_t p = offset / SIM_PAGE_BYTES, count; error == 0 && p < pages_end; p += count) {
+        count = min_u64(1 + next_roll(sim) % EMULATED_PAGES, pages_end - p);
+        uint64_t pages = pages_to_write(handle->file, size, p, count, end);
+        if (!sim->in_hook) {
+            unlock(sim);
+            sched_yield();
+            lock(sim);
+        }
+        if (sim->crashed || handle->file == NULL)
+            return -EIO;
+        error = write_zeros(sim, handle->file, pages, p, count, end);
+    }
+    return error;
+}
+
+static int allocate_locked(struct os_file *handle, uint64_t offset, uint64_t bytes)
+{
+    struct os_sim *sim = handle->sim;
+    if (offset > sim->options.file_bytes_max || bytes > sim->options.file_bytes_max - offset)
+        return -EFBIG;
+    int error = sim->options.emulates ? allocate_emulated(handle, offset, bytes)
+                                      : allocate_range(sim, handle->file, offset, bytes);
+    int cut_off = under_way(sim, OS_SIM_ALLOCATE);
+    return cut_off != 0 ? cut_off : error;
 }
 
 static int sim_allocate(struct os_file *file, uint64_t offset, uint64_t bytes)
@@ -583,7 +668,7 @@ static int sim_allocate(struct os_file *file, uint64_t offset, uint64_t bytes)
     if (error == 0 && file->read_only)
         error = -EBADF;
     if (error == 0)
-        error = allocate_locked(sim, file->file, offset, bytes);
+        error = allocate_locked(file, offset, bytes);
     return end(sim, error);
 }
 
@@ -594,6 +679,8 @@ static int sim_punch(struct os_file *file, uint64_t offset, uint64_t bytes)
     int error = begin_file(file, OS_SIM_PUNCH, &injected);
     if (error == 0 && file->read_only)
         error = -EBADF;
+    if (error == 0 && sim->options.emulates)
+        error = -EOPNOTSUPP;
     if (error == 0) {
         if (offset < file->file->size)
             sim_file_punch(file->file, offset, min_u64(bytes, file->file->size - offset));
