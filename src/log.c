@@ -144,7 +144,7 @@ enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
         return error_set(FKV_LOG_MISMATCH, "%s belongs to another store", log->path);
     log->seed = load_u64(store_id);
     enum fkv_error error = map_log(log);
-    return error || log->read_only ? error : fill_holes(log);
+    return error || log->read_only || PLANTED(LOG_HOLES) ? error : fill_holes(log);
 }
 
 uint64_t log_memory_bytes(const struct log *log)

@@ -671,7 +671,7 @@ static enum fkv_error log_restart(struct fkv *db)
     bool wrapped = db->log.head.offset < end;
     memcpy(log_begin(&db->log, bytes, false), random, sizeof random);
     log_end(&db->log, bytes, FRAME_RESTART, 0);
-    if (!(db->log.stale || wrapped) || PLANTED(RESTART_UNSYNCED))
+    if (!(db->log.stale || (wrapped && !PLANTED(WRAP_UNSYNCED))) || PLANTED(RESTART_UNSYNCED))
         return FKV_OK;
     int status = db->os->ops->sync(db->log_file);
     return status ? store_fail(db, error_sync(status, db->log_path)) : FKV_OK;

@@ -33,6 +33,8 @@ enum planted {
     /* The log */
     PLANTED_NO_RESTART,        /* an opening does not mark the log */
     PLANTED_RESTART_UNSYNCED,  /* nor for good where frames that are undone might come back */
+    PLANTED_WRAP_UNSYNCED,     /* nor where it marks the log's front, for good */
+    PLANTED_LOG_HOLES,         /* nor has space for what is to be stored there */
     PLANTED_REFER_NOT_AGAIN,   /* nor writes again what frames refer to */
     PLANTED_OTHER_COPY_FIRST,  /* nor first the copy of the header that may be in the cache only */
     PLANTED_NO_CHAIN,          /* replay follows frames of other rounds */

@@ -1,5 +1,6 @@
 #include "crash_engine.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,9 +17,10 @@ uint64_t the_seed(void)
 void crash_print_totals(void)
 {
     printf("counts: points %" PRIu64 " crashes %" PRIu64 " kills %" PRIu64 " in_recovery %" PRIu64
-           " openings %" PRIu64 " continued %" PRIu64 " operations %" PRIu64 "\n",
+           " openings %" PRIu64 " refused %" PRIu64 " continued %" PRIu64 " operations %" PRIu64
+           "\n",
            totals.points, totals.crashes, totals.kills, totals.in_recovery, totals.openings,
-           totals.continued, totals.operations);
+           totals.refused, totals.continued, totals.operations);
     printf("simulated crashes: %" PRIu64 "\n", totals.crashes + totals.kills);
 }
 
@@ -123,32 +125,62 @@ static uint64_t look(struct life *life)
     return commit;
 }
 
-/* Open, though up to `again` times recovery is cut off too. *kill stays true if the power never
- * failed. */
-static void recover(struct life *life, unsigned again, bool *kill)
+/* What goes wrong with an opening. */
+static void plan_mishap(struct life *life)
+{
+    enum { CHANGES_MOST = 9, CALLS_MOST = 30, PAGES_MOST = 12 };
+    struct os_sim *sim = life->sim;
+    struct rng *rng = &life->rng;
+    if (rng_percent(rng, 60)) {
+        os_sim_crash_after(sim, OS_SIM_CHANGES, rng_below(rng, CHANGES_MOST));
+    } else if (rng_percent(rng, 50)) {
+        uint64_t pages = rng_below(rng, PAGES_MOST);
+        os_sim_set_capacity(sim, max_u64(os_sim_used(sim) + (pages << pages / 2) * PAGE_BYTES, 1));
+        if (rng_percent(rng, 30))
+            os_sim_crash_after(sim, OS_SIM_CHANGES, rng_below(rng, 2 * CHANGES_MOST));
+    } else {
+        os_sim_fail(sim,
+                    &(struct os_sim_fault){
+                        .kinds = rng_percent(rng, 50) ? OS_SIM_CHANGES & ~OS_SIM_START_WRITEBACK
+                                                      : OS_SIM_SYNC,
+                        .nth = 1 + rng_below(rng, rng_percent(rng, 50) ? 5 : CALLS_MOST),
+                        .error = rng_percent(rng, 70) ? -EIO : -ENOSPC,
+                        .forever = rng_percent(rng, 30)});
+    }
+}
+
+/* Open, though up to `again` times recovery is cut off too, or fails, or the power fails right
+ * after it. *kill stays true if the power never failed. */
+void recover(struct life *life, unsigned again, bool *kill)
 {
     for (;;) {
         uint64_t commit = UINT64_MAX;
         if (life->varies && rng_percent(&life->rng, 30) && life->model->commit)
             commit = look(life);
         if (again)
-            os_sim_crash_after(life->sim, OS_SIM_CHANGES, rng_below(&life->rng, 9));
+            plan_mishap(life);
         enum fkv_error error = life_open(life);
         totals.openings++;
-        if (os_sim_crashed(life->sim)) {
-            life_bury(life);
-            totals.in_recovery++;
-            again--;
-            *kill = *kill && rng_percent(&life->rng, 80);
-            strike(life->sim, *kill, rng_next(&life->rng));
-            continue;
-        }
-        os_sim_crash_after(life->sim, OS_SIM_ALL, UINT64_MAX);
-        if (error)
+        bool crashed = os_sim_crashed(life->sim);
+        if (!crashed && error && !again)
             trouble("opening: %s; %s", fkv_error_text(error), error_last());
-        if (commit != UINT64_MAX && commit != life->db->commit)
+        if (!crashed && error && error != FKV_FULL && error != FKV_IO)
+            trouble("opening on a bad disk: %s; %s", fkv_error_text(error), error_last());
+        if (!crashed && !error && commit != UINT64_MAX && commit != life->db->commit)
             trouble("read-only it opened at another commit");
-        return;
+        totals.refused += !crashed && error;
+        if (!again)
+            return;
+        /* Whatever became of it, the process ends, or the power fails. */
+        again--;
+        totals.in_recovery++;
+        bool dies = rng_percent(&life->rng, *kill ? 80 : 30);
+        *kill = *kill && dies;
+        os_sim_set_capacity(life->sim, 0);
+        if (crashed)
+            life_bury(life);
+        strike(life->sim, dies, rng_next(&life->rng));
+        life_bury(life);
     }
 }
 
@@ -227,6 +259,7 @@ static void try_lottery(struct enumeration *at, struct os_sim *sim, unsigned lot
     if (rng_percent(&life.rng, 10))
         go_on(&life, at->mood);
     life_abandon(&life);
+    disk_must_be_sound(life.sim);
     totals.operations += life.operations;
     os_sim_free(life.sim);
     model_drop(&model);
@@ -292,8 +325,7 @@ void enumerate(const struct workload *workload, uint64_t seed, unsigned every, u
 {
     struct model model;
     struct seen seen = {0};
-    struct life life = {.sim = os_sim_new(&(struct os_sim_options){
-                            .seed = seed, .memory_bytes = workload->memory_bytes}),
+    struct life life = {.sim = workload_disk(workload, seed, workload->memory_bytes),
                         .model = &model,
                         .workload = workload,
                         .rng = rng_make(seed)};
@@ -326,6 +358,7 @@ void enumerate(const struct workload *workload, uint64_t seed, unsigned every, u
     life_must_have_recovered(&life, kill, "after closing");
     note_disk(life.sim);
     life_abandon(&life);
+    disk_must_be_sound(life.sim);
     totals.operations += life.operations;
     os_sim_free(life.sim);
     model_drop(&model);
@@ -460,29 +493,162 @@ static const struct mood chain_moods[] = {
 };
 enum { CHAIN_MOODS = sizeof chain_moods / sizeof chain_moods[0], SHORT_MOODS = 4 };
 
+/* The log has 1 MiB, and is gone round in some of these. */
+static const struct workload wrapping = {.name = "wraps", .keys = 36};
+static const struct mood wrap_moods[] = {
+    {.name = "up to the end",
+     .put = 1,
+     .sync_percent = 50,
+     .to_end = true,
+     .key_first = 8,
+     .key_end = 36},
+    {.name = "up to the end, unsynced",
+     .put = 1,
+     .sync_percent = 10,
+     .to_end = true,
+     .key_first = 8,
+     .key_end = 36},
+    {.name = "large batches",
+     .txn = 1,
+     .sync_percent = 30,
+     .value_least = 30000,
+     .value_most = 120000,
+     .txn_keys = 4,
+     .key_first = 8,
+     .key_end = 36},
+    {.name = "a few small ones",
+     .put = 10,
+     .delete = 3,
+     .sync = 1,
+     .checkpoint = 1,
+     .sync_percent = 20,
+     .value_most = 300,
+     .key_end = 5},
+    {.name = "the same again", .put = 1, .value_most = 500, .scripted = true, .key_end = 5},
+};
+enum {
+    WRAP_MOODS = sizeof wrap_moods / sizeof wrap_moods[0],
+    AT_THE_END = 3, /* those from here on, of small values, are for where the log ends */
+};
+
 static unsigned steps_most(const struct mood *mood)
 {
-    return mood->scripted          ? 8
-           : mood->put == 1        ? 2
-           : mood->reopen > 10     ? 4
-           : mood->value_most == 8 ? 300
-                                   : 30;
+    return mood->value_most == 120000 ? 3
+           : mood->value_most == 300  ? 2
+           : mood->scripted           ? 8
+           : mood->put == 1           ? 2
+           : mood->reopen > 10        ? 4
+           : mood->value_most == 8    ? 300
+                                      : 30;
+}
+
+/* What is left of the log behind its head. */
+static uint64_t left_of_log(const struct fkv *db)
+{
+    return db->log.size - min_u64(db->log.head.offset, db->log.size);
+}
+
+enum { NEARLY_AT_THE_END = 300, NO_ROOM_TO_RESTART = 40 + 56 };
+
+static const struct mood *draw_mood(enum chain_kind kind, const struct fkv *db, struct rng *rng)
+{
+    if (kind == CHAIN_WRAPS && left_of_log(db) < NEARLY_AT_THE_END && rng_percent(rng, 80))
+        return &wrap_moods[AT_THE_END + rng_below(rng, WRAP_MOODS - AT_THE_END)];
+    if (kind == CHAIN_WRAPS)
+        return &wrap_moods[rng_below(rng, WRAP_MOODS)];
+    return &chain_moods[rng_below(rng, kind == CHAIN_SHORT ? SHORT_MOODS : CHAIN_MOODS)];
+}
+
+/* What is done in a life of a chain, and how it ends. */
+struct fate {
+    unsigned steps;
+    bool at_the_end; /* of the log, where an opening could not mark it */
+    /* Per cent: by a kill, in a call, closing; and again in recovery. */
+    unsigned kill, crash, close, again;
+};
+
+/* Where the log ends, what an opening or a commit writes goes round: mostly there is none until an
+ * opening finds no room to mark the log, and one commit then. */
+static struct fate draw_fate(struct life *life, const struct mood *mood, bool wraps)
+{
+    struct rng *rng = &life->rng;
+    if (!wraps)
+        return (struct fate){.steps = (unsigned)rng_between(rng, 1, steps_most(mood)),
+                             .kill = 25,
+                             .crash = 80,
+                             .close = 30,
+                             .again = 30};
+    uint64_t left = left_of_log(life->db);
+    unsigned steps = (unsigned)rng_below(rng, steps_most(mood) + 1);
+    if (left < NEARLY_AT_THE_END && rng_percent(rng, 80))
+        steps = left < NO_ROOM_TO_RESTART;
+    bool waits = mood->to_end || (left < NEARLY_AT_THE_END && !steps);
+    return (struct fate){.steps = steps,
+                         .at_the_end = left < NO_ROOM_TO_RESTART,
+                         .kill = waits ? 70 : 15,
+                         .crash = 20,
+                         .close = 5,
+                         .again = waits ? 20 : 70};
+}
+
+/* What has just been written goes round: copies of the disk lose power, again and again. */
+static void lose_power_at_the_end(struct life *life)
+{
+    enum { LOTTERIES = 12 };
+    uint64_t random = random_state();
+    for (unsigned i = 0; i < LOTTERIES; i++) {
+        struct model model;
+        struct life copy = {.sim = os_sim_copy(life->sim),
+                            .model = &model,
+                            .workload = life->workload,
+                            .level = 1,
+                            .rng = rng_make(rng_next(&life->rng))};
+        bool kill = false;
+        random_fix(rng_next(&life->rng) | 1);
+        model_fork(&model, life->model);
+        strike(copy.sim, kill, rng_next(&copy.rng));
+        for (unsigned again = 1 + i % 2; again > 0; again--) {
+            recover(&copy, 0, &kill);
+            life_must_have_recovered(&copy, kill, "after a crash where the log ends");
+            strike(copy.sim, kill, rng_next(&copy.rng));
+            life_bury(&copy);
+        }
+        recover(&copy, (unsigned)rng_below(&copy.rng, 2), &kill);
+        life_must_have_recovered(&copy, kill, "after crashes where the log ends");
+        life_abandon(&copy);
+        os_sim_free(copy.sim);
+        model_drop(&model);
+    }
+    random_restore(random);
 }
 
 /* One life, from a store that is open to one that is open again after its end. */
-static void live_and_die(struct life *life, const struct mood *mood)
+static void live_and_die(struct life *life, const struct mood *mood, bool wraps, struct seen *seen)
 {
-    struct seen seen = {0};
-    bool kill = rng_percent(&life->rng, 25);
-    unsigned steps = (unsigned)rng_between(&life->rng, 1, steps_most(mood));
-    if (rng_percent(&life->rng, 80))
+    enum { UP_TO_END_MOST = 16 };
+    struct fate fate = draw_fate(life, mood, wraps);
+    bool kill = rng_percent(&life->rng, fate.kill);
+    if (rng_percent(&life->rng, fate.crash))
         os_sim_crash_after(life->sim, OS_SIM_CHANGES,
                            rng_below(&life->rng, rng_percent(&life->rng, 50) ? 10 : 100));
-    work(life, mood, steps);
-    note_step(life, &seen);
+    if (fate.at_the_end && rng_percent(&life->rng, 70)) /* some time has passed */
+        os_sim_settle(life->sim);
+    if (mood->to_end) {
+        for (unsigned i = 0; i < UP_TO_END_MOST && !os_sim_crashed(life->sim) &&
+                             left_of_log(life->db) >= NEARLY_AT_THE_END;
+             i++)
+            work(life, mood, 1);
+    } else {
+        work(life, mood, fate.steps);
+    }
+    if (fate.at_the_end && fate.steps && !os_sim_crashed(life->sim))
+        lose_power_at_the_end(life);
+    reached.at_the_end += fate.at_the_end;
+    note_step(life, seen);
     note_end(life);
-    end_life(life, rng_percent(&life->rng, 30), &kill);
-    unsigned again = rng_percent(&life->rng, 30) ? (unsigned)rng_between(&life->rng, 1, 3) : 0;
+    end_life(life, rng_percent(&life->rng, fate.close), &kill);
+    unsigned again =
+        rng_percent(&life->rng, fate.again) ? (unsigned)rng_between(&life->rng, 1, 3) : 0;
     recover(life, again, &kill);
     life_must_have_recovered(life, kill, mood->name);
     totals.lives++;
@@ -490,31 +656,33 @@ static void live_and_die(struct life *life, const struct mood *mood)
 
 void chain(enum chain_kind kind, uint64_t seed, uint64_t lives)
 {
-    struct model model;
-    struct life life = {
-        .sim = os_sim_new(&(struct os_sim_options){.seed = seed, .memory_bytes = seed % 3 ? 0 : 1}),
-        .model = &model,
-        .workload = &chained,
-        .varies = kind == CHAIN_VARIED,
-        .rng = rng_make(seed + (uint64_t)kind)};
-    uint64_t crashes = totals.crashes + totals.kills;
-    clock_t began = clock();
-    static const char *const names[] = {"chain", "short", "varied"};
+    static const char *const names[] = {"chain", "short", "varied", "wraps"};
+    const struct workload *workload = kind == CHAIN_WRAPS ? &wrapping : &chained;
     const char *name = names[kind];
+    struct model model;
+    struct seen seen = {0};
+    struct life life = {.sim = workload_disk(workload, seed, seed % 3 ? 0 : 1),
+                        .model = &model,
+                        .workload = workload,
+                        .varies = kind == CHAIN_VARIED,
+                        .rng = rng_make(seed + (uint64_t)kind)};
+    uint64_t crashes = totals.crashes + totals.kills, wraps = reached.log_wraps;
+    clock_t began = clock();
     random_fix(seed | 1);
-    model_make(&model, chained.keys);
-    commit_refer_bytes = chained.refer_bytes;
+    model_make(&model, workload->keys);
+    commit_refer_bytes = workload->refer_bytes ? workload->refer_bytes : commit_refer_bytes;
     bool kill = true;
     recover(&life, 0, &kill);
-    uint32_t moods = kind == CHAIN_SHORT ? SHORT_MOODS : CHAIN_MOODS;
     for (uint64_t i = 0; i < lives; i++) {
-        const struct mood *mood = &chain_moods[rng_below(&life.rng, moods)];
+        const struct mood *mood = draw_mood(kind, life.db, &life.rng);
         context_set("%s, FKV_TEST_SEED=%" PRIu64 ", life %" PRIu64 ", %s", name, seed, i,
                     mood->name);
-        live_and_die(&life, mood);
+        live_and_die(&life, mood, kind == CHAIN_WRAPS, &seen);
     }
+    reached.chain_wraps += kind == CHAIN_WRAPS ? reached.log_wraps - wraps : 0;
     note_disk(life.sim);
     life_abandon(&life);
+    disk_must_be_sound(life.sim);
     commit_refer_bytes = 4 * MIB;
     totals.operations += life.operations;
     os_sim_free(life.sim);

@@ -354,6 +354,20 @@ bool life_is_over(const struct life *life)
     return life->sim && os_sim_crashed(life->sim);
 }
 
+struct os_sim *workload_disk(const struct workload *workload, uint64_t seed, uint64_t memory_bytes)
+{
+    enum { ONE_EMULATES = 3 };
+    bool emulates = rng_mix(seed, workload->keys, workload->name[0]) % ONE_EMULATES == 0;
+    return os_sim_new(
+        &(struct os_sim_options){.seed = seed, .memory_bytes = memory_bytes, .emulates = emulates});
+}
+
+void disk_must_be_sound(struct os_sim *sim)
+{
+    if (os_sim_hole_stores(sim))
+        trouble("%" PRIu64 " pages stored into without space", os_sim_hole_stores(sim));
+}
+
 void workload_options(const struct workload *workload, fkv_options *options)
 {
     fkv_options_init(options);
@@ -455,6 +469,8 @@ void life_bury(struct life *life)
 uint32_t life_draw_key(struct life *life, const struct mood *mood)
 {
     uint32_t end = mood->key_end ? mood->key_end : life->workload->keys;
+    if (mood->to_end) /* what dies is the oldest: the collector has little to do, and to log */
+        return mood->key_first + (uint32_t)(life->model->commit % (end - mood->key_first));
     if (rng_percent(&life->rng, mood->hot_percent))
         end = mood->key_first + (end - mood->key_first) / 5 + 1;
     return (uint32_t)rng_between(&life->rng, mood->key_first, end - 1);
@@ -471,10 +487,25 @@ static uint32_t draw_length(struct rng *rng, uint32_t least, uint32_t most)
     return least + (uint32_t)rng_below(rng, limit + 1u);
 }
 
+/* So long that the log is nearly at its end after a few of them: what a commit asks for at least,
+ * and does not use, is left. (Then each opening adds a frame, until one has no room there.) */
+static uint32_t draw_up_to_end(struct life *life)
+{
+    enum { NEAR = 2000, OTHERS = 40 + 16 + 12 + 6, UNUSED = 144, STEPS = 8, MOST = 120000 };
+    const struct log *log = &life->db->log;
+    uint64_t left = log->size - min_u64(log->head.offset, log->size);
+    uint64_t others = OTHERS + UNUSED + left / 32 + 8 * rng_below(&life->rng, STEPS);
+    if (left > 2 * NEAR)
+        return (uint32_t)min_u64(left - NEAR, MOST);
+    return left > others ? (uint32_t)(left - others) : 0;
+}
+
 struct content life_draw_content(struct life *life, const struct mood *mood)
 {
     struct content content = {.stamp = ++life->model->last_stamp};
-    if (rng_percent(&life->rng, mood->large_percent))
+    if (mood->to_end)
+        content.bytes = draw_up_to_end(life);
+    else if (rng_percent(&life->rng, mood->large_percent))
         content.bytes = (uint32_t)rng_between(&life->rng, RECORD_BYTES_MAX, mood->large_most);
     else
         content.bytes = draw_length(&life->rng, mood->value_least, mood->value_most);
@@ -719,10 +750,10 @@ void life_settle_failure(struct life *life, enum fkv_error error)
     }
 }
 
-void life_must_have_recovered(struct life *life, bool kill, const char *when)
+/* It has opened at least at this commit; those after what it opened at are undone. */
+static uint64_t must_have_opened_at(struct life *life, uint64_t least, const char *when)
 {
     struct model *model = life->model;
-    uint64_t least = kill ? model->returned : model->synced;
     uint64_t commit = life->db->commit;
     if (commit < least || commit > model->commit)
         trouble("%s: it opens at commit %" PRIu64 "; %" PRIu64 " to %" PRIu64 " are allowed", when,
@@ -731,6 +762,18 @@ void life_must_have_recovered(struct life *life, bool kill, const char *when)
     store_must_hold(life->db, model->now, model->key_count, when);
     store_must_be_sound(life->db, life->workload, rng_percent(&life->rng, 20), when);
     model->returned = commit;
+    return commit;
+}
+
+void life_must_have_recovered(struct life *life, bool kill, const char *when)
+{
+    struct model *model = life->model;
+    uint64_t commit = must_have_opened_at(life, kill ? model->returned : model->synced, when);
     if (!kill) /* what is there after a loss of power is durable */
         model_synced(model, commit);
+}
+
+void life_must_have_been_let_go(struct life *life, const char *when)
+{
+    must_have_opened_at(life, life->model->synced, when);
 }

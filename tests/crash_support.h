@@ -119,6 +119,7 @@ struct mood {
     uint8_t hot_percent;         /* of all goes to a fifth of them */
     bool
         scripted; /* what is done depends on the commit's number alone: a client that tries again */
+    bool to_end;  /* values are as long as what is left of the log, or nearly */
 };
 
 struct phase {
@@ -171,6 +172,10 @@ struct life {
 void store_must_be_sound(struct fkv *db, const struct workload *workload, bool thorough,
                          const char *when);
 
+/* A disk for a store of this workload: every third is of a file system that cannot allocate. */
+struct os_sim *workload_disk(const struct workload *workload, uint64_t seed, uint64_t memory_bytes);
+/* Nothing was stored into a mapping where there was no space. */
+void disk_must_be_sound(struct os_sim *sim);
 void workload_options(const struct workload *workload, fkv_options *options);
 enum fkv_error life_open(struct life *life);
 /* The handle is gone afterwards; the commits are durable if it returns FKV_OK. */
@@ -187,6 +192,9 @@ void life_settle_failure(struct life *life, enum fkv_error error);
 /* The store has been opened after a crash, or after a `kill`: is it as it must be? The model's
  * later commits are undone. */
 void life_must_have_recovered(struct life *life, bool kill, const char *when);
+/* The same after a kill, when the system has let go of what it could not write: of what is there
+ * some may be in its cache only. */
+void life_must_have_been_let_go(struct life *life, const char *when);
 /* Has the disk failed for good? */
 bool life_is_over(const struct life *life);
 

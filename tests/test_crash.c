@@ -43,7 +43,7 @@ ENUMERATION(digests, 3, 8)
 ENUMERATION(snapshots, 1, 4)
 ENUMERATION(loads, 1, 4)
 ENUMERATION(by_call, 1, 4)
-ENUMERATION(limited, 1, 3)
+ENUMERATION(limited, 1, 2)
 
 static void chain_seeds(enum chain_kind kind, uint64_t lives)
 {
@@ -58,7 +58,7 @@ static void chain_seeds(enum chain_kind kind, uint64_t lives)
 static void chain_mixed(void **state)
 {
     (void)state;
-    chain_seeds(CHAIN_MIXED, 4000);
+    chain_seeds(CHAIN_MIXED, 3000);
 }
 
 static void chain_short(void **state)
@@ -71,6 +71,16 @@ static void chain_varied(void **state)
 {
     (void)state;
     chain_seeds(CHAIN_VARIED, 1500);
+}
+
+static void chain_wraps(void **state)
+{
+    (void)state;
+    chain_seeds(CHAIN_WRAPS, 1000);
+    printf("reached: wraps %" PRIu64 " at_the_end %" PRIu64 "\n", reached.chain_wraps,
+           reached.at_the_end);
+    if (environment_u64("FKV_SCALE", 100) >= 100 && !SANITIZED)
+        assert_true(reached.chain_wraps > 100 && reached.at_the_end > 0);
 }
 
 /* A workload that no longer reaches what it is there for would pass unseen. */
@@ -129,7 +139,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(enumerate_by_call),     cmocka_unit_test(enumerate_limited),
         cmocka_unit_test(enumerate_reached_all), cmocka_unit_test(chain_mixed),
         cmocka_unit_test(chain_short),           cmocka_unit_test(chain_varied),
-        cmocka_unit_test(features_reached),      cmocka_unit_test(enough_crashes),
+        cmocka_unit_test(chain_wraps),           cmocka_unit_test(features_reached),
+        cmocka_unit_test(enough_crashes),
     };
     int failed = SUPPORT_RUN(argc, argv, tests);
     crash_print_totals();

@@ -638,6 +638,7 @@ static struct os_sim *draw_disk(struct round *round, uint64_t seed)
         options.capacity_bytes = rng_between(rng, 10, round->many ? 14 : 24) * MIB;
     if (rng_percent(rng, 20)) /* less than its file: records are read by calls */
         options.memory_bytes = rng_between(rng, 1, 40) * MIB;
+    options.emulates = rng_percent(rng, 30);
     return os_sim_new(&options);
 }
 

@@ -53,6 +53,11 @@ static void run_short(void)
     for (uint64_t i = 0; i < 16; i++)
         chain(CHAIN_SHORT, the_seed() + i, 500);
 }
+static void run_wraps(void)
+{
+    for (uint64_t i = 0; i < 16; i++)
+        chain(CHAIN_WRAPS, the_seed() + i, 500);
+}
 
 static void run_faults(void)
 {
@@ -106,6 +111,8 @@ static const struct plant plants[] = {
     PLANT(NO_GRACE, run_collection_alone),
     PLANT(NO_COPY, run_log),
     PLANT(NO_RESTART, run_short),
+    PLANT(WRAP_UNSYNCED, run_wraps),
+    PLANT(LOG_HOLES, run_log),
     PLANT(NO_CHAIN, run_small),
     PLANT(NO_FRAME_CHECKSUM, run_small),
     PLANT(NO_REFER_CHECKSUM, run_short),

@@ -292,7 +292,7 @@ static void test_undone(void **state)
 static void test_undone_at_the_front(void **state)
 {
     (void)state;
-    check(undone_at_the_front_stay_undone, PLANTED_RESTART_UNSYNCED, 50);
+    check(undone_at_the_front_stay_undone, PLANTED_WRAP_UNSYNCED, 50);
 }
 
 static void test_new_log(void **state)
