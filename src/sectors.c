@@ -61,6 +61,7 @@ enum fkv_error sectors_make(struct sectors *sectors, struct os_file *file, const
                                 .count = 1,
                                 .file_count = 1,
                                 .free_hint = 1,
+                                .hole_hint = 1,
                                 .next_sequence = 1};
     size_t bits = SECTORS_MAX / 8;
     if (reservation_make(&sectors->views, (size_t)SECTORS_MAX * sizeof(struct sector_view),
@@ -355,15 +356,32 @@ static enum fkv_error fill(struct sectors *sectors, uint32_t sector)
     return FKV_OK;
 }
 
+/* The first hole from this sector on; `count` if there is none. */
+static uint32_t next_hole(const struct sectors *sectors, uint32_t from)
+{
+    while (from < sectors->count && !bit_get(&sectors->free_holes, from))
+        from =
+            *bit_word(&sectors->free_holes, from) >> (from & 63) ? from + 1 : (from / 64 + 1) * 64;
+    return (uint32_t)min_u64(from, sectors->count);
+}
+
+/*
+ * What an opening finds free may be a hole or not, and on a full disk those that are not can be had
+ * still. So there each is asked for, once: those below hole_hint were, and had no space. After that
+ * there is room when the file system has some, and the lowest shows that as well as any.
+ */
 static enum fkv_error fill_hole(struct sectors *sectors)
 {
-    for (uint32_t w = 0; w * 64 < sectors->count; w++) {
-        uint64_t word = *bit_word(&sectors->free_holes, w * 64);
-        if (!word)
-            continue;
-        return fill(sectors, w * 64 + (uint32_t)__builtin_ctzll(word));
+    uint32_t sector;
+    while ((sector = next_hole(sectors, sectors->hole_hint)) < sectors->count) {
+        enum fkv_error error = fill(sectors, sector);
+        if (error != FKV_FULL)
+            return error;
+        sectors->hole_hint = sector + 1;
     }
-    return error_set(FKV_FULL, "%s: no free sector", sectors->path);
+    sector = next_hole(sectors, 1);
+    return sector < sectors->count ? fill(sectors, sector)
+                                   : error_set(FKV_FULL, "%s: no free sector", sectors->path);
 }
 
 enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave,

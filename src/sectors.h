@@ -75,6 +75,7 @@ struct sectors {
     uint32_t free_backed_count, free_hole_count;
     uint32_t changing;  /* becoming holes or backed, while the writer lock is released */
     uint32_t free_hint; /* no free backed sector is below */
+    uint32_t hole_hint; /* holes below have been asked space for, on a full disk: they are some */
 
     struct {
         uint8_t *address;

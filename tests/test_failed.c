@@ -251,6 +251,42 @@ static void test_deletes_on_a_full_disk(void **state)
     }
 }
 
+/* After a kill nobody knows which of the free sectors are holes. On a full disk those that are not
+ * can be had, though the lowest is one. */
+static void test_free_sectors_on_a_full_disk(void **state)
+{
+    (void)state;
+    struct os_file *file;
+    struct os_sim *sim = os_sim_new(NULL);
+    struct os *os = os_sim_os(sim);
+    struct fkv *db = open_on(sim, 4 * MIB, 0);
+    for (uint32_t key = 0; key < 8 * KEYS; key++)
+        put(db, key, VALUE_BYTES);
+    assert_ok(fkv_checkpoint(db));
+    for (uint32_t key = 1; key < 8 * KEYS - 1; key++) /* the last keeps the file so long */
+        assert_ok(fkv_delete(db, &key, sizeof key));
+    for (int i = 0; i < 3; i++)
+        assert_ok(fkv_checkpoint(db));
+    uint32_t free = db->sectors.free_backed_count, lowest = db->sectors.free_hint;
+    assert_true(free > 4);
+    os_sim_kill(sim, 1);
+    fkv_close(db);
+    assert_int_equal(os->ops->open(os, NAME, 0, &file), 0);
+    assert_int_equal(os->ops->punch(file, lowest * SECTOR_BYTES, 2 * SECTOR_BYTES), 0);
+    os->ops->close(file);
+    os_sim_set_capacity(sim, os_sim_used(sim));
+    db = open_on(sim, 4 * MIB, 0);
+    uint32_t puts = 0;
+    enum fkv_error error;
+    while (!(error = fkv_put(db, &puts, sizeof puts, value, VALUE_BYTES)))
+        puts++;
+    assert_error(error, FKV_FULL);
+    assert_in_range(puts, (free - 4) * (SECTOR_BYTES / VALUE_BYTES), UINT32_MAX);
+    os_sim_set_capacity(sim, 0);
+    put(db, puts, VALUE_BYTES);
+    end_whole(sim, db);
+}
+
 /* A full store of short values: returns how many. */
 static uint32_t fill_disk(struct fkv *db)
 {
@@ -629,6 +665,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_opened_on_a_full_disk),
         cmocka_unit_test(test_many_changes_on_a_full_disk),
+        cmocka_unit_test(test_free_sectors_on_a_full_disk),
         cmocka_unit_test(test_load_tried_again),
         cmocka_unit_test(test_segment_without_memory),
         cmocka_unit_test(test_details),
