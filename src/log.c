@@ -108,6 +108,8 @@ static enum fkv_error fill_holes(struct log *log)
 {
     uint8_t *buffer = NULL;
     enum fkv_error error = FKV_OK;
+    if (log->ops->allocate(log->file, 0, log->size) == 0)
+        return FKV_OK;
     for (uint64_t from = 0, to; from < log->size && !error; from = to) {
         to = min_u64(from + MIB, log->size);
         if (log->ops->allocate(log->file, from, to - from) == 0)
