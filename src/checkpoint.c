@@ -124,8 +124,8 @@ static void unlock_after_copies(struct fkv *db)
 }
 
 /* A parked page that cannot be read now is tried again, after twice the pause each time: for a
- * second in all. Then it is given up, as one that is damaged is: else there would be no checkpoint
- * any more, and no commit once the log is full. */
+ * second in all. Then the store has failed: an opening finds all in the log. (One that is damaged
+ * is given up: to try again does not help there.) */
 enum { TRIES = 10 };
 #ifdef FKV_TESTING
 static const long first_pause_ns = 0;
@@ -140,12 +140,11 @@ static enum fkv_error write_parked(struct fkv *db)
     struct checkpoint *checkpoint = &db->checkpoint;
     bool none, unread;
     lock_for_copies(db);
-    enum fkv_error error =
-        index_spill_parked(&db->index, PAGES_AT_ONCE, checkpoint->tries == TRIES, &none, &unread);
+    enum fkv_error error = index_spill_parked(&db->index, PAGES_AT_ONCE, &none, &unread);
     if (!error && none)
         begin(db);
     unlock_after_copies(db);
-    if (unread) {
+    if (unread && checkpoint->tries < TRIES) {
         nanosleep(&(struct timespec){.tv_nsec = first_pause_ns << checkpoint->tries++}, NULL);
         return FKV_OK;
     }

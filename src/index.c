@@ -1146,14 +1146,13 @@ static bool is_parked_full(const struct index *index)
 }
 
 /* Which pages are to be spilled, beside those that have to stay in memory before? */
-enum spilled { SPILL_CHANGED, SPILL_PARKED, SPILL_OR_GIVE_UP /* those that cannot be read */ };
+enum spilled { SPILL_CHANGED, SPILL_PARKED };
 
-/* Spill a parked page, or give it up. */
-static enum fkv_error spill_parked(struct index *index, uint32_t number, enum spilled which,
-                                   bool *unread)
+/* Spill a parked page; or give it up, if it is damaged. */
+static enum fkv_error spill_parked(struct index *index, uint32_t number, bool *unread)
 {
     enum fkv_error error = pages_spill_parked(index->pages, SPACE_INDEX, number, unread);
-    if (!*unread || (error != FKV_DAMAGED && which != SPILL_OR_GIVE_UP))
+    if (!*unread || error != FKV_DAMAGED)
         return error;
     pages_give_up(index->pages, SPACE_INDEX, number);
     *unread = false;
@@ -1174,7 +1173,7 @@ static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, e
         uint32_t number = entry->page[i];
         const struct page *page = pages_find(pages, SPACE_INDEX, number);
         if (parked && pages_is_parked(pages, SPACE_INDEX, number))
-            *error = spill_parked(index, number, which, unread);
+            *error = spill_parked(index, number, unread);
         else if (pages_is_changed(pages, page) && !pages_can_park(pages, page))
             *error = pages_spill(pages, SPACE_INDEX, number);
         else
@@ -1215,12 +1214,10 @@ void index_spill(struct index *index, uint64_t operations)
         index->trim_at = frames_allowed(index);
 }
 
-enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool give_up, bool *none,
-                                  bool *unread)
+enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none, bool *unread)
 {
     struct pages *pages = index->pages;
     enum { VISITS_A_PAGE = 16 };
-    enum spilled which = give_up ? SPILL_OR_GIVE_UP : SPILL_PARKED;
     enum fkv_error error = FKV_OK;
     uint32_t done = 0;
     *unread = false;
@@ -1228,7 +1225,7 @@ enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool give_
          v++) {
         if (++index->unpark_hand >= index->segment_count)
             index->unpark_hand = 1;
-        done += segment_spill(index, index->unpark_hand, most - done, which, &error, unread);
+        done += segment_spill(index, index->unpark_hand, most - done, SPILL_PARKED, &error, unread);
     }
     if (*unread)
         index->unpark_hand--;

@@ -219,10 +219,9 @@ bool index_is_overrun(const struct index *index);
  * then. For the writer, where index_trim is, before it. */
 void index_spill(struct index *index, uint64_t operations);
 /* A checkpoint is to begin, and none may be parked (pages.unparking): write some of them. One that
- * is damaged in the file is given up (pages_give_up); one that cannot be read (*unread) if
- * `give_up`, and else it is the first to be tried the next time. */
-enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool give_up, bool *none,
-                                  bool *unread);
+ * is damaged in the file is given up (pages_give_up); one that cannot be read (*unread) is the
+ * first to be tried the next time. */
+enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none, bool *unread);
 /* A checkpoint is over: pages that it has written can be taken out. */
 void index_trim_again(struct index *index);
 /* Frames that are left before there are twice as many as the limit. */

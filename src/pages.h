@@ -272,7 +272,7 @@ bool pages_any_parked(struct pages *pages);
  * pages_can_spill; writer lock. */
 enum fkv_error pages_spill_parked(struct pages *pages, enum space space, uint32_t number,
                                   bool *unread);
-/* Give up a parked page that cannot be read, so that there can be checkpoints. What has changed of
+/* Give up a parked page that is damaged, so that there can be checkpoints. What has changed of
  * it is lost: so from now on nothing that the file has of it counts as the page, and whoever needs
  * it is told that it is damaged. While pages_can_spill; writer lock. */
 void pages_give_up(struct pages *pages, enum space space, uint32_t number);

@@ -689,11 +689,10 @@ static fkv *open_and_park(const struct place *place, unsigned flags, uint32_t ve
 
 /* Only the keys of that page are lost, and all else goes on: here, and after an opening, though the
  * page can be read again by then, without what had changed of it. */
-static void parked_page_is_lost(const struct place *place, unsigned flags, bool rotten)
+static void parked_page_is_lost(const struct place *place, unsigned flags)
 {
     fkv *db = open_and_park(place, flags, 3);
-    bad_page.rotten = rotten;
-    bad_page.failing = rotten ? 0 : UINT64_MAX;
+    bad_page.rotten = true;
     must(fkv_checkpoint(db));
     assert_false(pages_any_parked(&db->pages));
     uint32_t damaged = get_all(db, 3);
@@ -704,7 +703,6 @@ static void parked_page_is_lost(const struct place *place, unsigned flags, bool 
         must(fkv_checkpoint(db));
     }
     bad_page.rotten = false;
-    bad_page.failing = 0;
     for (int round = 0; round < 2; round++) {
         assert_int_equal(get_all(db, 6), damaged);
         fkv_check_result result;
@@ -731,8 +729,27 @@ static void parked_page_is_lost(const struct place *place, unsigned flags, bool 
 
 static void test_parked_page_is_lost(void **state)
 {
-    for (unsigned i = 0; i < 4; i++)
-        parked_page_is_lost(*state, i & 1 ? FKV_NO_THREAD : 0, i & 2);
+    parked_page_is_lost(*state, 0);
+    parked_page_is_lost(*state, FKV_NO_THREAD);
+}
+
+/* One that cannot be read for long, but is whole: an opening finds it, and all else in the log. */
+static void test_parked_page_is_unreadable(void **state)
+{
+    const uint32_t key = 0;
+    for (unsigned flags = 0; flags <= FKV_NO_THREAD; flags += FKV_NO_THREAD) {
+        fkv *db = open_and_park(*state, flags, 3);
+        bad_page.failing = UINT64_MAX;
+        expect(fkv_checkpoint(db), FKV_IO);
+        expect(fkv_put(db, &key, sizeof key, &key, sizeof key), FKV_FAILED);
+        (void)fkv_close(db);
+        bad_page.failing = 0;
+        db = open_with_bad_page(*state, flags);
+        assert_int_equal(get_all(db, 3), 0);
+        must(fkv_check(db, NULL, NULL, 0));
+        must(fkv_close(db));
+        remove_store(*state);
+    }
 }
 
 /* One that cannot be read for a moment is not lost, and no checkpoint fails for it. */
@@ -885,6 +902,7 @@ int main(void)
         in_memory(test_snapshot),
         cmocka_unit_test(test_errors_of_reads),
         in_memory(test_parked_page_is_lost),
+        in_memory(test_parked_page_is_unreadable),
         in_memory(test_parked_page_is_late),
         cmocka_unit_test(test_refused_puts),
         cmocka_unit_test(test_damaged_keys),
