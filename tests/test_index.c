@@ -448,7 +448,7 @@ static void checkpoint_step(struct run *run)
         if (pages_any_parked(pages)) {
             bool none, unread;
             pages->unparking = true;
-            assert_ok(index_spill_parked(&run->world.index, 64, false, &none, &unread));
+            assert_ok(index_spill_parked(&run->world.index, 64, &none, &unread));
             if (!none)
                 return;
         }
