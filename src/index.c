@@ -1145,9 +1145,6 @@ static bool is_parked_full(const struct index *index)
     return frames_for_parked(index) > index->frames_max / 4;
 }
 
-/* Which pages are to be spilled, beside those that have to stay in memory before? */
-enum spilled { SPILL_CHANGED, SPILL_PARKED };
-
 /* Spill a parked page; or give it up, if it is damaged. */
 static enum fkv_error spill_parked(struct index *index, uint32_t number, bool *unread)
 {
@@ -1159,11 +1156,11 @@ static enum fkv_error spill_parked(struct index *index, uint32_t number, bool *u
     return FKV_OK;
 }
 
-/* Spill up to `most` pages of a segment. Returns how many. */
-static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, enum spilled which,
+/* Spill up to `most` pages of a segment: those that are parked, if `parked`, and those that have to
+ * stay in memory before. Returns how many. */
+static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, bool parked,
                               enum fkv_error *error, bool *unread)
 {
-    bool parked = which != SPILL_CHANGED;
     struct pages *pages = index->pages;
     const struct format_segment *entry = directory_read(index, id);
     uint32_t count = 0, i;
@@ -1203,8 +1200,8 @@ void index_spill(struct index *index, uint64_t operations)
         /* What cannot be written stays as it is, and the next checkpoint will say why. */
         enum fkv_error error;
         bool unread;
-        done += segment_spill(index, index->spill_hand, (uint32_t)(most - done),
-                              parked ? SPILL_PARKED : SPILL_CHANGED, &error, &unread);
+        done += segment_spill(index, index->spill_hand, (uint32_t)(most - done), parked, &error,
+                              &unread);
         parked = parked && is_parked_full(index);
         if (!parked && done >= index->crowded_by)
             break;
@@ -1225,7 +1222,7 @@ enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none
          v++) {
         if (++index->unpark_hand >= index->segment_count)
             index->unpark_hand = 1;
-        done += segment_spill(index, index->unpark_hand, most - done, SPILL_PARKED, &error, unread);
+        done += segment_spill(index, index->unpark_hand, most - done, true, &error, unread);
     }
     if (*unread)
         index->unpark_hand--;

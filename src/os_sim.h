@@ -31,8 +31,8 @@
  *    front.
  * 7. A mapping is of the file, not a copy. Touching it beyond the page that holds the file's end
  *    is a segmentation fault, where the real thing is a bus error.
- * 8. An allocation for which there is no space may have been made in part, from the front. Where
- * the file system cannot allocate (`emulates`), it is what the C library makes of it: a zero is
+ * 8. An allocation for which there is no space may have been made in part, from the front. On a
+ *    file system that cannot allocate (`emulates`) it is what the C library makes of it: a zero is
  *    written into each page that lies behind the end that the file had at first, or has a zero in
  *    that place; what others do meanwhile comes between. And there are no holes to be made.
  *

@@ -770,7 +770,7 @@ uint32_t pages_park(struct pages *pages, enum space space, uint32_t number)
 bool pages_await(struct pages *pages, const uint32_t *number, uint32_t count, struct moves *moves)
 {
     assert(pages_can_await(pages));
-    /* One that cannot be read would be given up for it. */
+    /* One that is damaged would be given up for it, one that cannot be read fail the store. */
     for (uint32_t i = 0; i < count; i++) {
         const struct page *page = pages_find(pages, SPACE_INDEX, number[i]);
         if (!page->frame && !page->known)

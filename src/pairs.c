@@ -40,10 +40,7 @@ uint64_t pairs_position(const struct fkv_scan *pairs)
 
 static bool may_hold_pairs(const struct fkv_scan *pairs, uint32_t sector)
 {
-    const struct sectors *sectors = &pairs->snapshot->db->sectors;
-    const struct undo_layer *layer = pairs->snapshot->layer;
-    uint64_t sequence = __atomic_load_n(&sector_view(sectors, sector)->sequence, __ATOMIC_RELAXED);
-    return undo_sees(layer, sequence);
+    return sectors_is_seen(&pairs->snapshot->db->sectors, sector, pairs->snapshot->layer);
 }
 
 /* The mapping has no readahead of its own. */

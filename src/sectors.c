@@ -568,9 +568,7 @@ static uint64_t *map_word(struct sectors *sectors, uint32_t sector, uint32_t wor
            word % WORDS;
 }
 
-/* Does the snapshot see this life of the sector? To be asked once its map is known: one that was
- * not held may be free, or opened again, and have a map left for a later snapshot. */
-static bool is_of(const struct sectors *sectors, uint32_t sector, const struct undo_layer *layer)
+bool sectors_is_seen(const struct sectors *sectors, uint32_t sector, const struct undo_layer *layer)
 {
     return undo_sees(layer,
                      __atomic_load_n(&sector_view(sectors, sector)->sequence, __ATOMIC_RELAXED));
@@ -588,7 +586,7 @@ enum fkv_error sectors_map_at(struct sectors *sectors, const struct undo_layer *
     if (!left) {
         uint32_t frame;
         pthread_mutex_lock(&sectors->pages->load_lock);
-        *queued = is_queued(sectors, sector) && is_of(sectors, sector, layer);
+        *queued = is_queued(sectors, sector) && sectors_is_seen(sectors, sector, layer);
         for (uint32_t half = 0; !error && *queued && half < 2; half++)
             error = pages_load_locked(sectors->pages, SPACE_MAPS, sector * 2 + half, &frame);
         for (uint32_t w = 0; !error && *queued && w < WORDS; w++)
@@ -597,7 +595,7 @@ enum fkv_error sectors_map_at(struct sectors *sectors, const struct undo_layer *
         left = undo_find_map(layer, sector);
     }
     if (left) {
-        *queued = is_of(sectors, sector, layer);
+        *queued = sectors_is_seen(sectors, sector, layer);
         memcpy(bits, left->bits, sizeof left->bits);
         return FKV_OK;
     }

@@ -222,6 +222,11 @@ void sectors_unhold(struct sectors *sectors, uint32_t sector);
 struct undo_layer;
 enum fkv_error sectors_map_at(struct sectors *sectors, const struct undo_layer *layer,
                               uint32_t sector, uint64_t *bits, bool *queued);
+/* For readers: does the snapshot see this life of the sector? Of one whose map is wanted, to be
+ * asked once that is known: it may be free, or opened again, and have a map left for a later
+ * snapshot. */
+bool sectors_is_seen(const struct sectors *sectors, uint32_t sector,
+                     const struct undo_layer *layer);
 
 /*
  * Give space back: free sectors at the end of the file, and holes for others (if `pairs`, whole
