@@ -131,7 +131,7 @@ enum {
      * mapping ends the process (SIGBUS); this way it comes back as FKV_IO. A get of what is in the
      * system's cache takes about four times as long, and fkv_borrow is refused (FKV_INVALID).
      * The log, whose beginning is recycled and stays in the cache, is written in a mapping all
-     * the same: on btrfs, which writes nothing in place, a full disk may end the process so.
+     * the same.
      *
      * Without the flag a store reads in the mapping as long as its file fits the memory that the
      * process may use (that of the machine or, if less, of its control group), and by calls once it

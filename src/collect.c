@@ -196,7 +196,7 @@ static uint64_t log_bytes_for(const struct fkv *db, uint32_t moves)
            (opens + moves) * operation_bytes(sizeof(uint64_t));
 }
 
-static void log_moves(struct fkv *db, const struct move *moves, uint32_t count)
+static enum fkv_error log_moves(struct fkv *db, const struct move *moves, uint32_t count)
 {
     uint8_t *begin = log_begin(&db->log, 0, false);
     uint8_t *to = begin;
@@ -213,7 +213,8 @@ static void log_moves(struct fkv *db, const struct move *moves, uint32_t count)
         store_u64(to + sizeof operation, moves[i].from);
         to += sizeof operation + sizeof(uint64_t);
     }
-    log_end(&db->log, sizeof(struct format_frame) + (uint64_t)(to - begin), FRAME_COLLECT, 0);
+    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
+    return log_end(&db->log, bytes, FRAME_COLLECT, 0);
 }
 
 /* So many sectors may have to be opened for the records: each is full but for less than one. */
@@ -251,7 +252,13 @@ static bool step(struct fkv *db)
     while (done < count && !(error = copy(db, &moves[done], done, may_wait)))
         done++;
     if (done) {
-        log_moves(db, moves, done);
+        enum fkv_error failed = log_moves(db, moves, done);
+        if (failed) {
+            for (uint32_t i = 0; i < done; i++)
+                sectors_kill(&db->sectors, moves[i].to, moves[i].cells);
+            store_fail(db, failed);
+            return false;
+        }
         for (uint32_t i = 0; i < done; i++) {
             bool moved = index_make_move(&db->index, moves[i].hash, moves[i].from, moves[i].to);
             assert(moved);

@@ -336,7 +336,10 @@ static void log_opened(struct fkv *db)
         return;
     uint8_t *begin = log_begin(&db->log, 0, false);
     uint8_t *to = tail_log_opened(&db->tail, tail->opened[tail->opened_count - 1], begin);
-    log_end(&db->log, sizeof(struct format_frame) + (uint64_t)(to - begin), FRAME_COLLECT, 0);
+    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
+    enum fkv_error error = log_end(&db->log, bytes, FRAME_COLLECT, 0);
+    if (error)
+        store_fail(db, error);
 }
 
 /* The commit failed: what was stored is garbage. It may be tried again. */
@@ -578,7 +581,11 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
     }
     uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
     assert(bytes <= needs->log_bytes);
-    log_end(&db->log, bytes, 0, commit);
+    if ((error = log_end(&db->log, bytes, 0, commit))) {
+        store_fail(db, error);
+        unstore(db, writes, count);
+        return error;
+    }
     db->commit = commit;
     db->commits++;
     return FKV_OK;

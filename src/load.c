@@ -328,7 +328,7 @@ static enum fkv_error prepare(struct fkv_load *load, bool *log_full)
 
 /* ---------------------------------------------------------------- commit: log and apply */
 
-static void log_load(struct fkv_load *load)
+static enum fkv_error log_load(struct fkv_load *load)
 {
     struct fkv *db = load->db;
     uint8_t *begin = log_begin(&db->log, log_bytes_for(load), false);
@@ -348,9 +348,13 @@ static void log_load(struct fkv_load *load)
             to =
                 log_operation(to, OPERATION_REFER, address, &pair->checksum, sizeof pair->checksum);
         }
+    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
+    enum fkv_error error = log_end(&db->log, bytes, 0, db->commit + 1);
+    if (error)
+        return store_fail(db, error);
     db->commit++;
     db->commits++;
-    log_end(&db->log, sizeof(struct format_frame) + (uint64_t)(to - begin), 0, db->commit);
+    return FKV_OK;
 }
 
 struct padded {
@@ -440,10 +444,12 @@ static enum fkv_error commit(struct fkv_load *load)
     }
     atomic_store(&db->log.data_unsynced, true);
     tail_seal(&db->tail);
-    log_load(load);
-    apply(load);
+    if (!(error = log_load(load)))
+        apply(load);
     commit_unprepare(db);
     forget_replaced(load);
+    if (error)
+        return error;
     load_end(load);
     collect_with_room(db);
     index_spill(&db->index, UINT32_MAX);

@@ -16,7 +16,7 @@
 #define LOG_SIZE_MIN MIB
 #define BEYOND_BYTES (64 * MIB)
 
-enum { BUFFER_BYTES = 16 * KIB }; /* larger frames are stored, whoever syncs them */
+enum { BUFFER_BYTES = 16 * KIB }; /* larger frames are stored, whoever syncs them, if they may be */
 
 void log_make(struct log *log, const struct os_ops *ops, const char *path, uint64_t size_max,
               struct data_sync *data)
@@ -37,6 +37,7 @@ static enum fkv_error map_log(struct log *log)
     if (status)
         return error_os(status, "map", log->path);
     log->map = map;
+    log->in_place = log->ops->in_place(log->file);
     return FKV_OK;
 }
 
@@ -149,9 +150,29 @@ enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
     return error || log->read_only || PLANTED(LOG_HOLES) ? error : fill_holes(log);
 }
 
+static bool make_buffer(struct log *log, uint64_t bytes)
+{
+    if (log->buffer_bytes >= bytes)
+        return true;
+    uint8_t *buffer = memory_buffer(max_u64(bytes, BUFFER_BYTES));
+    if (!buffer)
+        return false;
+    memory_free(log->buffer);
+    log->buffer = buffer;
+    log->buffer_bytes = max_u64(bytes, BUFFER_BYTES);
+    return true;
+}
+
+static void drop_buffer(struct log *log)
+{
+    memory_free(log->buffer);
+    log->buffer = NULL;
+    log->buffer_bytes = 0;
+}
+
 uint64_t log_memory_bytes(const struct log *log)
 {
-    return log->buffer ? BUFFER_BYTES : 0;
+    return log->buffer_bytes;
 }
 
 void log_drop(struct log *log)
@@ -159,8 +180,7 @@ void log_drop(struct log *log)
     if (log->map)
         log->ops->unmap(log->file, log->map, log->map_bytes);
     log->map = NULL;
-    memory_free(log->buffer);
-    log->buffer = NULL;
+    drop_buffer(log);
 }
 
 /* ---------------------------------------------------------------- room */
@@ -217,7 +237,7 @@ static enum fkv_error grow(struct log *log, uint64_t bytes)
  * of which every sync would write the whole. */
 static void lengthen_ahead(struct log *log)
 {
-    if (pthread_mutex_trylock(&log->grow_lock))
+    if (!log->in_place || pthread_mutex_trylock(&log->grow_lock))
         return;
     uint64_t from = max_u64(log->size, log->ahead);
     if (from == log->size && from + MIB <= log->ahead_max &&
@@ -235,7 +255,8 @@ static uint64_t frame_checksum(const struct log *log, const uint8_t *frame, uint
 }
 
 /* The frame at `at`, in the mapping or not, is the next one. */
-static void put_frame(struct log *log, uint8_t *at, uint64_t bytes, uint32_t flags, uint64_t commit)
+static enum fkv_error put_frame(struct log *log, uint8_t *at, uint64_t bytes, uint32_t flags,
+                                uint64_t commit)
 {
     struct format_frame header = {
         .previous = log->head.chain,
@@ -247,13 +268,18 @@ static void put_frame(struct log *log, uint8_t *at, uint64_t bytes, uint32_t fla
     header.checksum = frame_checksum(log, at, bytes);
     memcpy(at, &header.checksum, sizeof header.checksum);
     uint8_t *place = log->map + log->head.offset;
-    /* What a failed call has left is an end of the log that is torn; the store replaces it. */
-    if (at != place && log->ops->write(log->file, at, bytes, log->head.offset))
+    int status = at == place ? 0 : log->ops->write(log->file, at, bytes, log->head.offset);
+    if (status && !log->in_place) {
+        error_os(status, "write", log->path);
+        return FKV_IO; /* and not FKV_FULL, after which one might try again */
+    }
+    if (status) /* what the call has left is an end of the log that is torn; this replaces it */
         memcpy(place, at, bytes);
     log->head.chain = header.checksum;
     log->head.offset += bytes;
     log->live_bytes += bytes;
     log->written_bytes += bytes;
+    return FKV_OK;
 }
 
 /*
@@ -274,13 +300,18 @@ static void zero_pages(struct log *log, uint64_t bytes)
     log->zeroed = at;
 }
 
-static void wrap(struct log *log)
+static enum fkv_error wrap(struct log *log)
 {
+    uint8_t frame[sizeof(struct format_frame)];
     uint64_t left = log->size - log->head.offset - wrap_bytes;
-    put_frame(log, log->map + log->head.offset, wrap_bytes, FRAME_WRAP, 0);
+    uint8_t *at = log->in_place ? log->map + log->head.offset : frame;
+    enum fkv_error error = put_frame(log, at, wrap_bytes, FRAME_WRAP, 0);
+    if (error)
+        return error;
     log->live_bytes += left;
     log->head.offset = LOG_FRAMES_OFFSET;
     log->zeroed = 0;
+    return FKV_OK;
 }
 
 /* Frames that are nearly as large as the mapping fit there from the front on only; and not before a
@@ -299,16 +330,16 @@ static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
         return FKV_OK;
     /* Go back to the front if there is enough room there that it is worth it. */
     bool front = fits_at_front(log, bytes);
-    if (front && (log->size >= log->size_max || log->start > log->size / 2)) {
-        wrap(log);
-        return FKV_OK;
-    }
-    enum fkv_error error = FKV_FULL;
+    if (front && (log->size >= log->size_max || log->start > log->size / 2))
+        return wrap(log);
+    enum fkv_error error;
     bool alone = log->live_bytes == 0; /* nothing that a checkpoint could free */
     if (alone && is_beyond_map(log, bytes)) {
-        wrap(log);
+        if ((error = wrap(log)))
+            return error;
         alone = false;
     }
+    error = FKV_FULL;
     if (log->head.offset >= log->start && (log->size < log->size_max || alone))
         error = grow(log, bytes);
     if (error == FKV_FULL && front) {
@@ -326,26 +357,31 @@ static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
 enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
 {
     enum fkv_error error = reserve(log, bytes, full);
-    if (!error && __builtin_expect(log->scarce, 0))
+    if (error)
+        return error;
+    if (!log->in_place)
+        return make_buffer(log, bytes) ? FKV_OK : FKV_NO_MEMORY;
+    if (__builtin_expect(log->scarce, 0))
         zero_pages(log, bytes);
-    return error;
+    return FKV_OK;
 }
 
 uint8_t *log_begin(struct log *log, uint64_t bytes, bool synced)
 {
     assert(fits_at_head(log, bytes) && bytes % 8 == 0);
-    log->frame = log->map + log->head.offset;
-    if (synced && bytes <= BUFFER_BYTES &&
-        (log->buffer || (log->buffer = memory_buffer(BUFFER_BYTES))))
-        log->frame = log->buffer;
+    bool by_call = !log->in_place || (synced && bytes <= BUFFER_BYTES && make_buffer(log, bytes));
+    log->frame = by_call ? log->buffer : log->map + log->head.offset;
     return log->frame + sizeof(struct format_frame);
 }
 
-void log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit)
+enum fkv_error log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit)
 {
-    put_frame(log, log->frame, bytes, flags, commit);
-    if (commit)
+    enum fkv_error error = put_frame(log, log->frame, bytes, flags, commit);
+    if (log->buffer_bytes > BUFFER_BYTES)
+        drop_buffer(log);
+    if (!error && commit)
         atomic_store_explicit(&log->written_commit, commit, memory_order_release);
+    return error;
 }
 
 void log_shrink(struct log *log)

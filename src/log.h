@@ -10,7 +10,9 @@
  * that frames which a crash cut off can never follow on what is written after it.
  *
  * The log begins small and grows by doubling to its maximum, preferring to reuse its beginning,
- * which checkpoints free; the space is allocated, so storing into the mapping finds room. Space
+ * which checkpoints free; the space is allocated, so storing into the mapping finds room. (Where a
+ * file system writes nothing in place it need not: there each frame is written by a call, which may
+ * fail. A store would be the end of the process.) Space
  * that is only allocated costs the file system a change of metadata when it is first synced, about
  * as much as the sync itself. So who syncs lengthens the file ahead of need, by a MiB of zeros that
  * are stored.
@@ -49,12 +51,14 @@ struct log {
     const char *path;
     uint64_t seed; /* of checksums: from the store's id */
     bool read_only;
+    bool in_place; /* see os.h */
     /* As opened, whole frames follow on its end that lack what they refer to. It may come to be
      * there: so they must be gone for good before anything else is written. */
     bool stale;
     uint8_t *map;
     size_t map_bytes;
-    uint8_t *buffer;       /* for frames that are written by a call; NULL before the first */
+    uint8_t *buffer; /* for frames that are written by a call; NULL before the first */
+    size_t buffer_bytes;
     uint8_t *frame;        /* the one being made: in there, or in the mapping */
     _Atomic uint64_t size; /* of the file, but for what is lengthened ahead */
     uint64_t ahead_max;    /* it is lengthened ahead to this */
@@ -104,8 +108,10 @@ enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full);
 /* Where the operations of the next frame go, room for which was reserved. `synced`: a log_sync
  * follows at once; nothing depends on that but time. */
 uint8_t *log_begin(struct log *log, uint64_t bytes, bool synced);
-/* The frame of `bytes`, its header included, is complete but for its header. */
-void log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit);
+/* The frame of `bytes`, its header included, is complete but for its header. If it cannot be
+ * written, as may be where nothing is written in place, it is not there, and nothing more may be
+ * written: the sectors that it told of are told of nowhere. */
+enum fkv_error log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit);
 
 /* Nothing in the log is needed any more: give its space back, but for a little. */
 void log_shrink(struct log *log);

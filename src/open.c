@@ -657,20 +657,20 @@ static enum fkv_error replay(struct fkv *db)
 /* Mark in the log that a new opening begins here: for good, where frames that are undone might
  * follow again. Those at the front of the log follow on a wrap frame, and all that are written at
  * this place are the same. */
-static enum fkv_error log_restart(struct fkv *db)
+static enum fkv_error log_restart(struct fkv *db, bool *full)
 {
     uint8_t random[RESTART_BYTES];
     uint64_t end = db->log.head.offset;
-    bool full;
     uint64_t bytes = sizeof(struct format_frame) + sizeof random;
     enum fkv_error error = random_bytes(random, sizeof random);
     if (!error)
-        error = log_reserve(&db->log, bytes, &full);
+        error = log_reserve(&db->log, bytes, full);
     if (error)
         return error;
     bool wrapped = db->log.head.offset < end;
     memcpy(log_begin(&db->log, bytes, false), random, sizeof random);
-    log_end(&db->log, bytes, FRAME_RESTART, 0);
+    if ((error = log_end(&db->log, bytes, FRAME_RESTART, 0)))
+        return error;
     if (!(db->log.stale || (wrapped && !PLANTED(WRAP_UNSYNCED))) || PLANTED(RESTART_UNSYNCED))
         return FKV_OK;
     int status = db->os->ops->sync(db->log_file);
@@ -825,8 +825,9 @@ static enum fkv_error start(struct fkv *db)
     enum fkv_error error = log_write_again(&db->log);
     if (error || (error = checkpoint_write_header(db, &header)))
         return error;
-    error = PLANTED(NO_RESTART) ? FKV_OK : log_restart(db);
-    if (error && error != FKV_FULL) /* the log may be as full as it may be */
+    bool full = false; /* the log may be as full as it may be */
+    error = PLANTED(NO_RESTART) ? FKV_OK : log_restart(db, &full);
+    if (error && !full)
         return error;
     if ((error = settle(db, closed)))
         return error;

@@ -53,6 +53,9 @@ struct os_ops {
      * there keep their values, new ones are zeros. -ENOSPC if there is no room; the file may have
      * grown then, by a part of it. */
     int (*allocate)(struct os_file *file, uint64_t offset, uint64_t bytes);
+    /* Is what has space written where it lies, so that a write there finds room, and a store into a
+     * mapping? Else the one may be -ENOSPC, and the other end the process. */
+    bool (*in_place)(struct os_file *file);
     /* Give the space of the range back; it reads as zeros. May do nothing: -EOPNOTSUPP. */
     int (*punch)(struct os_file *file, uint64_t offset, uint64_t bytes);
     /* Map [offset, offset + bytes), offset a multiple of 1 MiB. Readahead is off. */

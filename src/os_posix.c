@@ -51,12 +51,16 @@
 #define RENAME_NOREPLACE 1
 #endif
 
+/* Not in linux/magic.h. */
+#define BCACHEFS_MAGIC 0xca451a4e
+
 static_assert(sizeof(off_t) == 8, "offsets are 64 bits");
 
 struct os_file {
     int fd;
     pid_t locker;  /* the process that locked it; 0 none */
     bool overlaid; /* the page cache has what it holds as another file's */
+    bool copied_on_write;
 };
 
 /* ---------------------------------------------------------------- the table of calls */
@@ -156,7 +160,10 @@ static int posix_open(struct os *os, const char *path, unsigned flags, struct os
     }
     struct statfs of;
     opened->fd = fd;
-    opened->overlaid = fstatfs(fd, &of) == 0 && of.f_type == OVERLAYFS_SUPER_MAGIC;
+    if (fstatfs(fd, &of) == 0) {
+        opened->overlaid = of.f_type == OVERLAYFS_SUPER_MAGIC;
+        opened->copied_on_write = of.f_type == BTRFS_SUPER_MAGIC || of.f_type == BCACHEFS_MAGIC;
+    }
     /* Point lookups, by calls too: what lies around a record is not worth reading. */
     posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
     *file = opened;
@@ -430,6 +437,11 @@ static void posix_permit(struct os_file *file, struct os_file *like)
         fchmod(file->fd, other.st_mode & 0777);
 }
 
+static bool posix_in_place(struct os_file *file)
+{
+    return !file->copied_on_write;
+}
+
 static bool posix_is_named(struct os_file *file, const char *path)
 {
     struct stat own, named;
@@ -546,6 +558,7 @@ static const struct os_ops posix_ops = {
     .remove = posix_remove,
     .permit = posix_permit,
     .is_named = posix_is_named,
+    .in_place = posix_in_place,
     .rename = posix_rename,
     .sync_directory = posix_sync_directory,
 };

@@ -818,6 +818,11 @@ static int sim_remove(struct os *os, const char *path)
     return end(sim, error);
 }
 
+static bool sim_in_place(struct os_file *file)
+{
+    return !file->sim->options.emulates;
+}
+
 static bool sim_is_named(struct os_file *file, const char *path)
 {
     struct os_sim *sim = file->sim;
@@ -885,6 +890,7 @@ static const struct os_ops sim_ops = {
     .read_ahead = sim_read_ahead,
     .remove = sim_remove,
     .is_named = sim_is_named,
+    .in_place = sim_in_place,
     .rename = sim_rename,
     .sync_directory = sim_sync_directory,
 };

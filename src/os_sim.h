@@ -34,7 +34,8 @@
  * 8. An allocation for which there is no space may have been made in part, from the front. On a
  *    file system that cannot allocate (`emulates`) it is what the C library makes of it: a zero is
  *    written into each page that lies behind the end that the file had at first, or has a zero in
- *    that place; what others do meanwhile comes between. And there are no holes to be made.
+ *    that place; what others do meanwhile comes between. There are no holes to be made, and it says
+ *    that it writes nothing in place.
  *
  * A CALL UNDER WAY. A crash, or the hook, always happens while some call is under way: a change
  * has been made and is unsynced, a sync has not synced anything yet. With a crash planned after n
@@ -67,7 +68,7 @@ struct os_sim_options {
     uint64_t capacity_bytes;
     /* What os_ops.memory says. Default 0: no limit. */
     uint64_t memory_bytes;
-    bool emulates; /* allocations, and has no holes: point 8 */
+    bool emulates; /* allocations, has no holes, writes nothing in place: point 8 */
     /* For what happens before a crash: points 2, 5, 6 and 8 above. */
     uint64_t seed;
 };

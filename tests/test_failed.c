@@ -509,6 +509,70 @@ static void test_details(void **state)
     }
 }
 
+/* Puts, of which the store collects and its log wraps, and a load. Each value begins with its
+ * number; *acknowledged: how many there were. */
+static enum fkv_error put_and_load(struct fkv *db, uint32_t *acknowledged)
+{
+    enum { PUTS = 60 };
+    enum fkv_error error = FKV_OK;
+    for (uint32_t i = 0; i < PUTS && !error; i++) {
+        store_u64(value, i);
+        error = fkv_put(db, &(uint32_t){i % KEYS}, sizeof(uint32_t), value, VALUE_BYTES);
+        *acknowledged += !error;
+    }
+    fkv_load *load = NULL;
+    if (error || (error = fkv_load_begin(db, &load)))
+        return error;
+    store_u64(value, PUTS);
+    if (!(error = fkv_load_put(load, &(uint32_t){PUTS % KEYS}, sizeof(uint32_t), value, 100)))
+        error = fkv_load_commit(load);
+    *acknowledged += !error;
+    fkv_load_free(load);
+    return error;
+}
+
+/* The last put of each key, of so many; or, if that may be, the one after all of them. */
+static void must_have_puts(struct fkv *db, uint32_t puts, bool maybe_next)
+{
+    for (uint32_t i = puts > KEYS ? puts - KEYS : 0; i < puts; i++) {
+        size_t bytes;
+        assert_ok(
+            fkv_get(db, &(uint32_t){i % KEYS}, sizeof(uint32_t), value, sizeof value, &bytes));
+        if (!maybe_next || i + KEYS != puts || load_u64(value) != puts)
+            assert_int_equal(load_u64(value), i);
+    }
+}
+
+/* Where nothing is written in place, a full disk is met by the frames of the log: each of them in
+ * turn. What was acknowledged is read, and is there when the store is opened again. */
+static void test_log_not_in_place(void **state)
+{
+    (void)state;
+    uint32_t refused = 0;
+    bool filled = true;
+    for (uint64_t nth = 1; filled; nth += 2) {
+        struct os_sim *sim = os_sim_new(&(struct os_sim_options){.seed = nth, .emulates = true});
+        struct fkv *db = open_on(sim, MIB, 0);
+        uint32_t acknowledged = 0;
+        os_sim_fail(sim, &(struct os_sim_fault){.kinds = OS_SIM_WRITE,
+                                                .nth = nth,
+                                                .error = -ENOSPC,
+                                                .forever = true,
+                                                .name_end = "-wal"});
+        enum fkv_error error = put_and_load(db, &acknowledged);
+        filled = os_sim_failed(sim) > 0;
+        must_have_puts(db, acknowledged, false);
+        refused += error != FKV_OK;
+        assert_true(filled || !error);
+        os_sim_fail(sim, NULL);
+        store_close(db);
+        db = open_on(sim, MIB, 0);
+        must_have_puts(db, acknowledged, true); /* of a call that failed all may be there */
+        end_whole(sim, db);
+    }
+    assert_true(refused > 30);
+}
+
 struct reading {
     struct fkv *db;
     _Atomic bool began, written;
@@ -673,6 +737,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_segment_without_memory),
         cmocka_unit_test(test_details),
         cmocka_unit_test(test_reader_beside_a_full_log),
+        cmocka_unit_test(test_log_not_in_place),
         cmocka_unit_test(test_opened_sector),
         cmocka_unit_test(test_tried_again),
         cmocka_unit_test(test_failed_sync),
