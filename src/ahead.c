@@ -1,5 +1,7 @@
 #include "ahead.h"
 
+#include "frame.h"
+
 /*
  * Each operation of a replay is some cache misses after another: directory, segment, bucket, table
  * of pages, map of the record that dies. Keys of different frames have nothing to do with each
@@ -47,20 +49,11 @@ static const uint8_t *peek(struct ahead *ahead, const struct log *log, const uin
 static bool look_at_next(struct ahead *ahead, const struct fkv *db,
                          struct format_operation *operation, const uint8_t **payload)
 {
-    while ((size_t)(ahead->end - ahead->at) < sizeof *operation)
-        if (ahead->over || !(ahead->at = peek(ahead, &db->log, &ahead->end))) {
-            ahead->over = true;
+    while (!operation_next(&ahead->at, ahead->end, operation, payload))
+        if (ahead->at != ahead->end || !(ahead->at = peek(ahead, &db->log, &ahead->end))) {
             ahead->at = ahead->end;
             return false;
         }
-    memcpy(operation, ahead->at, sizeof *operation);
-    *payload = ahead->at + sizeof *operation;
-    if (round_up(operation->bytes, 8) > (uint64_t)(ahead->end - *payload)) {
-        ahead->over = true;
-        ahead->at = ahead->end;
-        return false;
-    }
-    ahead->at = *payload + round_up(operation->bytes, 8);
     return true;
 }
 

@@ -24,7 +24,6 @@ struct ahead {
     uint64_t chain;  /* what it has to follow on */
     uint64_t left;   /* bytes until all of the ring was looked at: stale frames may form a circle */
     const uint8_t *at, *end; /* the rest of the frame that is being looked at */
-    bool over;
     /* Operations since the beginning that were replayed, and that each stage is done with. */
     uint64_t done, seen, fetched, found, mapped;
     struct ahead_key keys[AHEAD_MAX]; /* from `done` on */

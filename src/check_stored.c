@@ -1,4 +1,5 @@
 #include "check_parts.h"
+#include "frame.h"
 #include "tree.h"
 
 /* ---------------------------------------------------------------- the header */
@@ -130,18 +131,17 @@ static void check_frame(struct check *check, uint64_t offset, const struct forma
     struct format_operation operation;
     const uint8_t *payload;
     const uint8_t *end = operations + frame->bytes - sizeof *frame;
-    bool whole = true;
     check->result.log_frames++;
     if (frame->flags & (FRAME_RESTART | FRAME_WRAP))
         return;
-    while (image_operation(&operations, end, &operation, &payload, &whole)) {
+    while (operation_next(&operations, end, &operation, &payload)) {
         const char *bad = bad_operation(check, &operation);
         if (bad)
             report(&check->report, FKV_PART_LOG, offset,
                    "the frame of commit %llu at offset %llu of the log has an operation %s",
                    (unsigned long long)frame->commit, (unsigned long long)offset, bad);
     }
-    if (!whole)
+    if (operations != end)
         report(&check->report, FKV_PART_LOG, offset,
                "the frame of commit %llu at offset %llu of the log ends within an operation",
                (unsigned long long)frame->commit, (unsigned long long)offset);
@@ -169,8 +169,7 @@ static uint64_t check_chain(struct check *check, struct image_log *log,
             break;
         }
         check_frame(check, at.offset, &frame, operations);
-        if (!(frame.flags & (FRAME_WRAP | FRAME_RESTART | FRAME_COLLECT)) &&
-            frame.commit != ++commit) {
+        if (frame_is_commit(&frame) && frame.commit != ++commit) {
             report(&check->report, FKV_PART_LOG, at.offset,
                    "the log has commit %llu at offset %llu in place of %llu",
                    (unsigned long long)frame.commit, (unsigned long long)at.offset,

@@ -1,5 +1,5 @@
 /*
- * frame: could these bytes be a frame of the log?
+ * frame: could these bytes be a frame of the log? And the operations in it, one after the other.
  *
  * Whoever looks for frames in a log without knowing where they begin tries every multiple of 8. A
  * checksum over each length that is found there takes time of the square of the log's length: of a
@@ -22,20 +22,35 @@ static inline bool frame_header_is_plausible(const struct format_frame *header, 
            header->durable_commit < COMMITS_MAX;
 }
 
+/* Or are they the collector's moves, or of no effect? */
+static inline bool frame_is_commit(const struct format_frame *header)
+{
+    return !(header->flags & FRAME_FLAGS_ALL);
+}
+
+/* Take the next operation off the front of a frame's; false at their end, and, with *at before
+ * `end`, where one is cut off. */
+static inline bool operation_next(const uint8_t **at, const uint8_t *end,
+                                  struct format_operation *operation, const uint8_t **payload)
+{
+    if ((size_t)(end - *at) < sizeof *operation)
+        return false;
+    memcpy(operation, *at, sizeof *operation);
+    *payload = *at + sizeof *operation;
+    if (round_up(operation->bytes, 8) > (uint64_t)(end - *payload))
+        return false;
+    *at = *payload + round_up(operation->bytes, 8);
+    return true;
+}
+
 static inline bool operations_fill(const uint8_t *at, const uint8_t *end)
 {
     struct format_operation operation;
-    while (at != end) {
-        if ((size_t)(end - at) < sizeof operation)
+    const uint8_t *payload;
+    while (operation_next(&at, end, &operation, &payload))
+        if (operation.kind < OPERATION_OPEN || operation.kind > OPERATION_LARGE)
             return false;
-        memcpy(&operation, at, sizeof operation);
-        at += sizeof operation;
-        if (operation.kind < OPERATION_OPEN || operation.kind > OPERATION_LARGE ||
-            round_up(operation.bytes, 8) > (uint64_t)(end - at))
-            return false;
-        at += round_up(operation.bytes, 8);
-    }
-    return true;
+    return at == end;
 }
 
 /* All of it, header->bytes at `frame`. */

@@ -135,9 +135,4 @@ static inline uint64_t image_log_after(uint64_t offset, const struct format_fram
     return frame->flags & FRAME_WRAP ? LOG_FRAMES_OFFSET : offset + frame->bytes;
 }
 
-/* Take the next operation off `at`; false at the end, or (*whole then false) where it is cut off.
- */
-bool image_operation(const uint8_t **at, const uint8_t *end, struct format_operation *operation,
-                     const uint8_t **payload, bool *whole);
-
 #endif

@@ -138,21 +138,3 @@ uint64_t image_log_find(struct image_log *log, uint64_t offset, struct format_fr
     }
     return UINT64_MAX;
 }
-
-bool image_operation(const uint8_t **at, const uint8_t *end, struct format_operation *operation,
-                     const uint8_t **payload, bool *whole)
-{
-    *whole = true;
-    if (*at == end)
-        return false;
-    *whole = false;
-    if ((size_t)(end - *at) < sizeof *operation)
-        return false;
-    memcpy(operation, *at, sizeof *operation);
-    *payload = *at + sizeof *operation;
-    if (round_up(operation->bytes, 8) > (size_t)(end - *payload))
-        return false;
-    *at = *payload + round_up(operation->bytes, 8);
-    *whole = true;
-    return true;
-}

@@ -358,21 +358,6 @@ static enum fkv_error bad_frame(const struct fkv *db, const struct log_frame *fr
                      (unsigned long long)frame->header.commit);
 }
 
-/* Take the next operation of a frame off `at`; false at its end, or if it is cut off. */
-static bool next_operation(const struct log_frame *frame, const uint8_t **at,
-                           struct format_operation *operation, const uint8_t **payload)
-{
-    if ((size_t)(frame->end - *at) < sizeof *operation)
-        return false;
-    memcpy(operation, *at, sizeof *operation);
-    *payload = *at + sizeof *operation;
-    if (operation->bytes > (size_t)(frame->end - *payload) ||
-        round_up(operation->bytes, 8) > (size_t)(frame->end - *payload))
-        return false;
-    *at = *payload + round_up(operation->bytes, 8);
-    return true;
-}
-
 static enum fkv_error replay_record(struct fkv *db, uint64_t address, const uint8_t *record,
                                     size_t bytes)
 {
@@ -525,7 +510,7 @@ static enum fkv_error replay_frame(struct fkv *db, const struct log_frame *frame
     uint64_t sequence = db->tail.sequence;
     *backed = true;
     *operations = 0;
-    while (*backed && next_operation(frame, &at, &operation, &payload)) {
+    while (*backed && operation_next(&at, frame->end, &operation, &payload)) {
         ++*operations;
         if (operation.kind == OPERATION_OPEN && operation.bytes == sizeof sequence)
             sequence = load_u64(payload);
@@ -540,7 +525,7 @@ static enum fkv_error replay_frame(struct fkv *db, const struct log_frame *frame
         return bad_frame(db, frame);
     const uint8_t *half = frame->operations + (frame->end - frame->operations) / 2;
     (void)half; /* where nothing is planted */
-    for (at = frame->operations; next_operation(frame, &at, &operation, &payload);) {
+    for (at = frame->operations; operation_next(&at, frame->end, &operation, &payload);) {
         if (PLANTED(HALF_BATCH_REPLAYED) && at > half && half > frame->operations + 200)
             break;
         enum fkv_error error = replay_operation(db, frame, &operation, payload);
@@ -556,7 +541,7 @@ static uint32_t last_sector(const struct log_frame *frame)
     struct format_operation operation;
     const uint8_t *payload, *at = frame->operations;
     uint64_t last = 0;
-    while (next_operation(frame, &at, &operation, &payload))
+    while (operation_next(&at, frame->end, &operation, &payload))
         if (operation.kind == OPERATION_OPEN || operation.kind == OPERATION_LARGE)
             last = max_u64(last, operation.address / SECTOR_CELLS);
     return (uint32_t)last;
@@ -580,8 +565,7 @@ static enum fkv_error look_through(struct fkv *db, bool spills, uint64_t *last_c
     while (!(error = log_next(log, &frame, &found)) && found) {
         if (frame.header.flags & FRAME_RESTART)
             continue;
-        bool commit = !(frame.header.flags & FRAME_COLLECT);
-        if (commit && frame.header.commit != ++*last_commit)
+        if (frame_is_commit(&frame.header) && frame.header.commit != ++*last_commit)
             return bad_frame(db, &frame);
         if (spills)
             db->replay_last = (uint32_t)max_u64(db->replay_last, last_sector(&frame));
@@ -627,7 +611,6 @@ static enum fkv_error replay(struct fkv *db)
             break;
         if (frame.header.flags & FRAME_RESTART)
             continue;
-        bool commit = !(frame.header.flags & FRAME_COLLECT);
         uint64_t died = collector_died(db);
         if ((error = replay_frame(db, &frame, scratch, &backed, &operations)))
             break;
@@ -640,7 +623,7 @@ static enum fkv_error replay(struct fkv *db)
         if (spills)
             index_spill(&db->index, operations);
         store_trim(db);
-        if (commit) { /* what was owed before it was paid before it */
+        if (frame_is_commit(&frame.header)) { /* what was owed before it was paid before it */
             db->commit = frame.header.commit;
             collector_forget_life(&db->collector);
             db->collector.seen_died = died;

@@ -1,5 +1,6 @@
 #include <stdlib.h>
 
+#include "frame.h"
 #include "repair.h"
 
 /* ---------------------------------------------------------------- what the log refers to */
@@ -92,10 +93,10 @@ static bool is_backed(struct repair *repair, const struct format_frame *frame,
     const uint8_t *end = operations + frame->bytes - sizeof *frame;
     const uint8_t *payload;
     struct format_operation operation;
-    bool whole, backed = true;
+    bool backed = true;
     if (frame->flags & (FRAME_WRAP | FRAME_RESTART))
         return true;
-    while (image_operation(&operations, end, &operation, &payload, &whole)) {
+    while (operation_next(&operations, end, &operation, &payload)) {
         if (operation.kind == OPERATION_OPEN && operation.bytes == sizeof(uint64_t))
             open_sector(repair, operation.address, payload);
         backed = backed && is_there(repair, &operation, payload);
@@ -124,7 +125,7 @@ static uint64_t follow_chain(struct repair *repair, uint64_t synced)
     while (repair_goes_on(repair) && bytes <= repair->log.size &&
            image_log_frame(&repair->log, at.offset, &frame, &operations, &repair->error) &&
            frame.previous == at.chain) {
-        bool commit = !(frame.flags & (FRAME_WRAP | FRAME_RESTART | FRAME_COLLECT));
+        bool commit = frame_is_commit(&frame);
         bool backed = is_backed(repair, &frame, operations);
         if (commit && frame.commit != last + 1)
             break;
@@ -163,7 +164,7 @@ static void collect_loose(struct repair *repair, uint64_t last)
     for (uint64_t offset = LOG_FRAMES_OFFSET;
          (offset = image_log_find(&repair->log, offset, &frame, &repair->error)) != UINT64_MAX;
          offset += frame.bytes) {
-        if (frame.flags & (FRAME_WRAP | FRAME_RESTART | FRAME_COLLECT) || frame.commit <= last)
+        if (!frame_is_commit(&frame) || frame.commit <= last)
             continue;
         struct loose_frame *loose = vector_add(&repair->loose);
         if (!loose) {
@@ -275,8 +276,7 @@ static void look_ahead(struct repair *repair, const uint8_t *at, const uint8_t *
 {
     struct format_operation operation;
     const uint8_t *payload;
-    bool whole;
-    while (image_operation(&at, end, &operation, &payload, &whole)) {
+    while (operation_next(&at, end, &operation, &payload)) {
         if (operation.kind == OPERATION_OPEN && operation.bytes == sizeof(uint64_t))
             open_sector(repair, operation.address, payload);
         if (operation.kind != OPERATION_PUT && operation.kind != OPERATION_REFER)
@@ -296,9 +296,7 @@ static void apply(struct repair *repair, uint64_t offset, const struct format_fr
     const uint8_t *end = operations + frame->bytes - sizeof *frame;
     const uint8_t *payload;
     struct format_operation operation;
-    bool whole;
-    while (repair_goes_on(repair) &&
-           image_operation(&operations, end, &operation, &payload, &whole)) {
+    while (repair_goes_on(repair) && operation_next(&operations, end, &operation, &payload)) {
         uint64_t at = offset + sizeof *frame + (uint64_t)(payload - begin);
         if (operation.kind == OPERATION_PUT)
             put(repair, at, &operation, payload);
