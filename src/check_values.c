@@ -1,6 +1,7 @@
 #include <stdlib.h>
 
 #include "check_parts.h"
+#include "header.h"
 
 /* ---------------------------------------------------------------- the table */
 
@@ -133,7 +134,7 @@ bool check_sector_header(struct check *check, const uint8_t *bytes, uint32_t sec
     struct format_sector_header header;
     const char *wrong = NULL;
     uint32_t type = check->sectors[sector].kind == SECTOR_IS_LARGE ? SECTOR_LARGE : SECTOR_VALUES;
-    if (!image_sector_header(bytes, &header))
+    if (!sector_header_read(bytes, &header))
         wrong = "is damaged";
     else if (memcmp(header.store_id, check->store_id, sizeof header.store_id) != 0)
         wrong = "is of another store";

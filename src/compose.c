@@ -96,11 +96,7 @@ static enum fkv_error begin_sector(struct compose *compose, enum sector_type typ
         return error;
     uint64_t sequence = compose->header.next_sequence++;
     compose->table[*sector] = (struct format_sector){.sequence = sequence, .type = (uint8_t)type};
-    struct format_sector_header header = {
-        .magic = SECTOR_MAGIC, .sequence = sequence, .sector = *sector, .type = type};
-    memcpy(header.store_id, compose->header.store_id, sizeof header.store_id);
-    header.checksum = checksum64(&header, offsetof(struct format_sector_header, checksum));
-    memcpy(bytes, &header, sizeof header);
+    sector_header_write(bytes, compose->header.store_id, *sector, sequence, type);
     return FKV_OK;
 }
 

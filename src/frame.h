@@ -10,9 +10,17 @@
 #ifndef FKV_FRAME_H
 #define FKV_FRAME_H
 
+#include "checksum.h"
 #include "format.h"
 
 #define RESTART_BYTES 16u
+
+/* Of all but the checksum; `seed`: the first 8 bytes of the store's id. */
+static inline uint64_t frame_checksum(const uint8_t *frame, uint64_t bytes, uint64_t seed)
+{
+    size_t skip = sizeof(uint64_t);
+    return checksum64(frame + skip, bytes - skip) ^ seed;
+}
 
 /* The header alone; `room` bytes are there. */
 static inline bool frame_header_is_plausible(const struct format_frame *header, uint64_t room)

@@ -234,19 +234,12 @@ enum fkv_error image_table_entry(const struct image *image, uint32_t sector, uin
 
 /* ---------------------------------------------------------------- sectors */
 
-bool image_sector_header(const uint8_t *bytes, struct format_sector_header *header)
-{
-    memcpy(header, bytes, sizeof *header);
-    return header->magic == SECTOR_MAGIC &&
-           header->checksum == checksum64(header, offsetof(struct format_sector_header, checksum));
-}
-
-static bool read_sector_header(const struct image *image, uint32_t sector,
-                               struct format_sector_header *header)
+bool image_sector_header(const struct image *image, uint32_t sector,
+                         struct format_sector_header *header)
 {
     uint8_t bytes[sizeof *header];
     image_read(image, (uint64_t)sector * SECTOR_BYTES, sizeof bytes, bytes);
-    return image_sector_header(bytes, header) && header->sector == sector;
+    return sector_header_read(bytes, header) && header->sector == sector;
 }
 
 uint32_t image_find_store(const struct image *image, uint8_t store_id[16])
@@ -254,7 +247,7 @@ uint32_t image_find_store(const struct image *image, uint8_t store_id[16])
     struct format_sector_header header;
     uint32_t lead = 0, count = 0; /* Boyer and Moore: whoever has the majority is left over */
     for (uint32_t s = 1; s < image->sector_count; s++) {
-        if (!read_sector_header(image, s, &header))
+        if (!image_sector_header(image, s, &header))
             continue;
         if (!lead)
             memcpy(store_id, header.store_id, sizeof header.store_id);
@@ -264,7 +257,7 @@ uint32_t image_find_store(const struct image *image, uint8_t store_id[16])
             lead--;
     }
     for (uint32_t s = 1; s < image->sector_count; s++)
-        count += read_sector_header(image, s, &header) &&
+        count += image_sector_header(image, s, &header) &&
                  memcmp(store_id, header.store_id, sizeof header.store_id) == 0;
     return count;
 }

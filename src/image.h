@@ -80,8 +80,9 @@ enum fkv_error image_table_entry(const struct image *image, uint32_t sector, uin
  */
 uint32_t image_read(const struct image *image, uint64_t offset, size_t bytes, uint8_t *to);
 
-/* The header of a sector, if these bytes are a whole one: of any store, type and sector. */
-bool image_sector_header(const uint8_t *bytes, struct format_sector_header *header);
+/* The header of this sector, if there is a whole one: of any store and type. */
+bool image_sector_header(const struct image *image, uint32_t sector,
+                         struct format_sector_header *header);
 
 /* The store that most sectors with a header belong to; returns how many do. For files that have
  * lost both copies of their own. */

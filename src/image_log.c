@@ -1,5 +1,5 @@
-#include "checksum.h"
 #include "frame.h"
+#include "header.h"
 #include "image.h"
 #include "memory.h"
 
@@ -87,7 +87,7 @@ bool image_log_header(struct image_log *log, const uint8_t store_id[16], struct 
     }
     memcpy(&header, bytes, sizeof header);
     if (header.magic != LOG_MAGIC || header.version != FORMAT_VERSION ||
-        header.checksum != checksum64(&header, offsetof(struct format_log_header, checksum))) {
+        header.checksum != log_header_checksum(&header)) {
         report(problems, FKV_PART_LOG, 0, "the log's header is damaged");
         return false;
     }
@@ -111,9 +111,8 @@ bool image_log_frame(struct image_log *log, uint64_t offset, struct format_frame
     if (!frame_header_is_plausible(frame, log->size - offset) ||
         !(bytes = image_log_bytes(log, offset, frame->bytes, error)))
         return false;
-    size_t skip = sizeof frame->checksum;
     if (!frame_is_plausible(frame, bytes) ||
-        frame->checksum != (checksum64(bytes + skip, frame->bytes - skip) ^ log->seed))
+        frame->checksum != frame_checksum(bytes, frame->bytes, log->seed))
         return false;
     if (operations)
         *operations = bytes + sizeof *frame;

@@ -1,4 +1,5 @@
 #include "fetch.h"
+#include "header.h"
 
 /*
  * A value that does not fit one record is cut in pieces: as many as fill whole sectors go to
@@ -120,7 +121,7 @@ static enum fkv_error write_sector(struct fkv *db, struct large *large, uint32_t
 {
     uint32_t sector = large->sectors[number];
     uint64_t sequence = db->sectors.next_sequence++;
-    sector_header_fill(&db->sectors, scratch, sector, sequence, SECTOR_LARGE);
+    sector_header_write(scratch, db->sectors.store_id, sector, sequence, SECTOR_LARGE);
     struct format_piece_key key = {.id = large->id, .number = number};
     record_write(scratch + sizeof(struct format_sector_header), db->seed,
                  record_place(sequence, SECTOR_HEADER_CELLS), RECORD_PIECE, &key, sizeof key,

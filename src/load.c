@@ -1,5 +1,6 @@
 #include "load.h"
 
+#include "header.h"
 #include "planted.h"
 
 enum { BLOCK_PAIRS = 1 << 14 };
@@ -179,8 +180,8 @@ static enum fkv_error next_sector(struct fkv_load *load)
         return error;
     load->sectors[load->sector_count++] = (struct load_sector){sector, SECTOR_HEADER_CELLS};
     load->written = false;
-    sector_header_fill(&db->sectors, load->buffer, sector,
-                       sequence_of(load, load->sector_count - 1), SECTOR_VALUES);
+    sector_header_write(load->buffer, db->sectors.store_id, sector,
+                        sequence_of(load, load->sector_count - 1), SECTOR_VALUES);
     return FKV_OK;
 }
 

@@ -7,9 +7,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "checksum.h"
 #include "clock.h"
 #include "frame.h"
+#include "header.h"
 #include "memory.h"
 #include "planted.h"
 
@@ -45,7 +45,7 @@ enum fkv_error log_write_header(struct log *log, const uint8_t store_id[16])
 {
     struct format_log_header header = {.magic = LOG_MAGIC, .version = FORMAT_VERSION};
     memcpy(header.store_id, store_id, sizeof header.store_id);
-    header.checksum = checksum64(&header, offsetof(struct format_log_header, checksum));
+    header.checksum = log_header_checksum(&header);
     int status = log->ops->write(log->file, &header, sizeof header, 0);
     return status ? error_os(status, "write the header of", log->path) : FKV_OK;
 }
@@ -76,7 +76,7 @@ enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinishe
     if (status)
         return error_os(status, "read", log->path);
     memcpy(&header, page, sizeof header);
-    if (header.checksum == checksum64(&header, offsetof(struct format_log_header, checksum)))
+    if (header.checksum == log_header_checksum(&header))
         return FKV_OK;
     for (size_t i = 0; i < sizeof magic; i++) /* a torn header, or none */
         if (page[i] && page[i] != ((const uint8_t *)&magic)[i])
@@ -138,7 +138,7 @@ enum fkv_error log_open(struct log *log, const uint8_t store_id[16])
         return error_os(status, "read", log->path);
     if (header.magic != LOG_MAGIC)
         return error_set(FKV_NOT_A_STORE, "%s is not a log of fkv", log->path);
-    if (header.checksum != checksum64(&header, offsetof(struct format_log_header, checksum)))
+    if (header.checksum != log_header_checksum(&header))
         return error_set(FKV_DAMAGED, "%s: the log's header fails its checksum", log->path);
     if (header.version != FORMAT_VERSION)
         return error_set(FKV_UNKNOWN_FORMAT, "%s has format %u, known is %u", log->path,
@@ -248,12 +248,6 @@ static void lengthen_ahead(struct log *log)
     pthread_mutex_unlock(&log->grow_lock);
 }
 
-static uint64_t frame_checksum(const struct log *log, const uint8_t *frame, uint64_t bytes)
-{
-    size_t skip = sizeof(uint64_t); /* the checksum itself */
-    return checksum64(frame + skip, bytes - skip) ^ log->seed;
-}
-
 /* The frame at `at`, in the mapping or not, is the next one. */
 static enum fkv_error put_frame(struct log *log, uint8_t *at, uint64_t bytes, uint32_t flags,
                                 uint64_t commit)
@@ -265,7 +259,7 @@ static enum fkv_error put_frame(struct log *log, uint8_t *at, uint64_t bytes, ui
         .commit = commit,
         .durable_commit = atomic_load_explicit(&log->durable_commit, memory_order_relaxed)};
     memcpy(at, &header, sizeof header);
-    header.checksum = frame_checksum(log, at, bytes);
+    header.checksum = frame_checksum(at, bytes, log->seed);
     memcpy(at, &header.checksum, sizeof header.checksum);
     uint8_t *place = log->map + log->head.offset;
     int status = at == place ? 0 : log->ops->write(log->file, at, bytes, log->head.offset);
@@ -500,7 +494,7 @@ static bool frame_at(const struct log *log, uint64_t offset, struct format_frame
     return header->bytes >= sizeof *header && header->bytes % 8 == 0 &&
            header->bytes <= log->size - offset &&
            (PLANTED(NO_FRAME_CHECKSUM) ||
-            header->checksum == frame_checksum(log, log->map + offset, header->bytes));
+            header->checksum == frame_checksum(log->map + offset, header->bytes, log->seed));
 }
 
 enum fkv_error log_next(struct log *log, struct log_frame *frame, bool *found)

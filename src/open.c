@@ -106,8 +106,7 @@ static enum fkv_error look_for_log(struct fkv *db, bool *there)
         return FKV_OK;
     if (status)
         return error_os(status, "read the header of", db->log_path);
-    *there = header.magic == LOG_MAGIC &&
-             header.checksum == checksum64(&header, offsetof(struct format_log_header, checksum));
+    *there = header.magic == LOG_MAGIC && header.checksum == log_header_checksum(&header);
     return FKV_OK;
 }
 

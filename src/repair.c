@@ -295,9 +295,7 @@ static bool add_source(struct repair *repair, bool early, struct source source)
 static bool own_header(const struct repair *repair, uint32_t sector,
                        struct format_sector_header *header)
 {
-    uint8_t bytes[sizeof *header];
-    image_read(&repair->check.image, (uint64_t)sector * SECTOR_BYTES, sizeof bytes, bytes);
-    return image_sector_header(bytes, header) && header->sector == sector &&
+    return image_sector_header(&repair->check.image, sector, header) &&
            memcmp(header->store_id, repair->store_id, sizeof repair->store_id) == 0;
 }
 

@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "header.h"
 #include "repair.h"
 
 void repair_found_piece(struct repair *repair, const uint8_t *record, uint32_t cell,
@@ -97,7 +98,7 @@ static const uint8_t *read_sector_piece(struct repair *repair, uint32_t sector, 
         return NULL;
     image_read(image, (uint64_t)sector * SECTOR_BYTES, SECTOR_BYTES, repair->piece_bytes);
     uint64_t sequences[2] = {0, 0};
-    if (image_sector_header(repair->piece_bytes, &header))
+    if (sector_header_read(repair->piece_bytes, &header))
         sequences[0] = header.sequence;
     if (repair->header && !image_table_entry(image, sector, page, &page_number, &entry) &&
         entry.type == SECTOR_LARGE)

@@ -21,9 +21,7 @@ static uint64_t sequence_of(struct repair *repair, uint32_t sector)
         entry.type == SECTOR_VALUES)
         return entry.sequence;
     struct format_sector_header header;
-    uint8_t bytes[sizeof header];
-    image_read(image, (uint64_t)sector * SECTOR_BYTES, sizeof bytes, bytes);
-    return image_sector_header(bytes, &header) && header.sector == sector ? header.sequence : 0;
+    return image_sector_header(image, sector, &header) ? header.sequence : 0;
 }
 
 /* The whole record at this address in the file; NULL if there is none. */

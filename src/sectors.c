@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "checksum.h"
+#include "header.h"
 #include "planted.h"
 #include "undo.h"
 
@@ -807,23 +807,11 @@ bool sectors_is_dead(const struct sectors *sectors, uint64_t address)
 
 /* ---------------------------------------------------------------- sector headers */
 
-void sector_header_fill(const struct sectors *sectors, uint8_t *bytes, uint32_t sector,
-                        uint64_t sequence, enum sector_type type)
-{
-    struct format_sector_header header = {
-        .magic = SECTOR_MAGIC, .sequence = sequence, .sector = sector, .type = type};
-    memcpy(header.store_id, sectors->store_id, sizeof header.store_id);
-    header.checksum = checksum64(&header, offsetof(struct format_sector_header, checksum));
-    memcpy(bytes, &header, sizeof header);
-}
-
 enum fkv_error sector_header_check(const struct sectors *sectors, const uint8_t *bytes,
                                    uint32_t sector, uint64_t sequence)
 {
     struct format_sector_header header;
-    memcpy(&header, bytes, sizeof header);
-    if (header.magic != SECTOR_MAGIC ||
-        header.checksum != checksum64(&header, offsetof(struct format_sector_header, checksum)) ||
+    if (!sector_header_read(bytes, &header) ||
         memcmp(header.store_id, sectors->store_id, sizeof header.store_id) != 0 ||
         header.sector != sector || header.sequence != sequence)
         return error_set(FKV_DAMAGED, "%s: the header of values sector %u is damaged",

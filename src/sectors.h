@@ -198,9 +198,7 @@ bool sectors_is_dead(const struct sectors *sectors, uint64_t address);
 /* Are all records of the open sector dead, if the next one begins at this cell? */
 bool sectors_all_dead(const struct sectors *sectors, uint32_t sector, uint32_t cell);
 
-/* The header of a values or large sector. */
-void sector_header_fill(const struct sectors *sectors, uint8_t *bytes, uint32_t sector,
-                        uint64_t sequence, enum sector_type type);
+/* Is this the header of the values sector? */
 enum fkv_error sector_header_check(const struct sectors *sectors, const uint8_t *bytes,
                                    uint32_t sector, uint64_t sequence);
 

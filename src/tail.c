@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <time.h>
 
+#include "header.h"
 #include "planted.h"
 #include "reclaim.h"
 
@@ -237,7 +238,7 @@ static void open_sector(struct tail *tail, uint32_t sector, uint64_t sequence,
                         struct buffer *buffer)
 {
     buffer_assign(tail, buffer, sector, sequence, 0);
-    sector_header_fill(tail->sectors, buffer->bytes, sector, sequence, SECTOR_VALUES);
+    sector_header_write(buffer->bytes, tail->sectors->store_id, sector, sequence, SECTOR_VALUES);
     tail->open = buffer;
     tail->sector = sector;
     tail->cell = SECTOR_HEADER_CELLS;
