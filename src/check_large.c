@@ -142,16 +142,9 @@ static const char *wrong_contents(const struct check *check, const struct large_
                                   const uint8_t *bytes)
 {
     const uint8_t *record = bytes + sizeof(struct format_sector_header);
-    struct format_record header = record_header(record);
-    struct format_piece_key key;
-    uint32_t place = record_place(check->sectors[reference->sector].sequence, SECTOR_HEADER_CELLS);
-    if (!record_verify(record, SECTOR_BYTES - sizeof(struct format_sector_header), check->seed,
-                       place))
+    if (!record_verify_sector(record, check->seed, check->sectors[reference->sector].sequence))
         return "fails its checksum";
-    memcpy(&key, record_key(record), sizeof key);
-    if (header.kind != RECORD_PIECE || header.key_bytes != sizeof key ||
-        header.value_bytes != LARGE_SECTOR_PAYLOAD || key.id != reference->id ||
-        key.number != reference->number)
+    if (!record_is_piece(record, reference->id, reference->number, LARGE_SECTOR_PAYLOAD))
         return "is a piece of something else";
     return NULL;
 }

@@ -109,10 +109,12 @@ static const char *bad_operation(const struct check *check,
 {
     static const struct {
         uint32_t least, most;
-    } bytes[] = {
-        [OPERATION_OPEN] = {8, 8},  [OPERATION_PUT] = {RECORD_HEADER_BYTES, RECORD_BYTES_MAX},
-        [OPERATION_REFER] = {4, 4}, [OPERATION_DELETE] = {16, 16},
-        [OPERATION_MOVE] = {8, 8},  [OPERATION_LARGE] = {12, 12}};
+    } bytes[] = {[OPERATION_OPEN] = {8, 8},
+                 [OPERATION_PUT] = {RECORD_HEADER_BYTES, RECORD_BYTES_MAX},
+                 [OPERATION_REFER] = {4, 4},
+                 [OPERATION_DELETE] = {16, 16},
+                 [OPERATION_MOVE] = {8, 8},
+                 [OPERATION_LARGE] = {OPERATION_LARGE_BYTES, OPERATION_LARGE_BYTES}};
     if (operation->kind < OPERATION_OPEN || operation->kind > OPERATION_LARGE)
         return "of an unknown kind";
     if (operation->bytes < bytes[operation->kind].least ||

@@ -181,10 +181,8 @@ static enum fkv_error copy(struct fkv *db, struct move *move, uint32_t others, b
     if ((error = tail_prepare(&db->tail, move->cells, RESERVE_NONE)))
         return error;
     uint8_t *to = tail_append(&db->tail, move->cells, &move->to);
-    memcpy(to, move->record, move->cells * CELL_BYTES);
-    uint32_t checksum = record_header(to).checksum ^ place ^
-                        record_place(db->tail.sequence, move->to % SECTOR_CELLS);
-    memcpy(to, &checksum, sizeof checksum);
+    record_copy(to, move->record, move->cells * CELL_BYTES,
+                place ^ record_place(db->tail.sequence, move->to % SECTOR_CELLS));
     db->collector.moved_bytes += move->cells * CELL_BYTES;
     return FKV_OK;
 }

@@ -147,8 +147,8 @@ static void count_needs(const struct fkv *db, const struct write *writes, size_t
             bytes = record_bytes(write->key_bytes,
                                  sizeof(struct format_large) + sectors * sizeof(uint32_t)) +
                     write->value_bytes % LARGE_SECTOR_PAYLOAD + pieces * 64ull;
-            references +=
-                sectors * operation_bytes(12) + pieces * (operation_bytes(sizeof(uint32_t)) + 64);
+            references += sectors * operation_bytes(OPERATION_LARGE_BYTES) +
+                          pieces * (operation_bytes(sizeof(uint32_t)) + 64);
             needs->pages += 3 * sectors + 4ull * pieces;
             keys += pieces;
             large_sectors += sectors;
@@ -439,7 +439,7 @@ static uint8_t *log_write(struct fkv *db, uint8_t *to, const struct write *write
                    : to;
     const struct large *large = write->fresh;
     for (uint32_t i = 0; large && i < large->sector_count; i++) {
-        uint8_t payload[12];
+        uint8_t payload[OPERATION_LARGE_BYTES];
         store_u64(payload, sector_view(&db->sectors, large->sectors[i])->sequence);
         memcpy(payload + 8, &large->sectors[large->sector_count + i], 4);
         to = log_operation(to, OPERATION_LARGE, (uint64_t)large->sectors[i] * SECTOR_CELLS, payload,

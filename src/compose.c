@@ -138,13 +138,6 @@ static enum fkv_error make_room(struct compose *compose, uint32_t cells)
     return error ? error : begin_sector(compose, SECTOR_VALUES, compose->buffer, &compose->values);
 }
 
-static void copy_record(uint8_t *to, const uint8_t *record, size_t bytes, uint32_t change)
-{
-    uint32_t checksum = record_header(record).checksum ^ change;
-    memcpy(to, record, bytes);
-    memcpy(to, &checksum, sizeof checksum);
-}
-
 enum fkv_error compose_record(struct compose *compose, const uint8_t *record, uint32_t cells,
                               uint32_t change)
 {
@@ -154,7 +147,7 @@ enum fkv_error compose_record(struct compose *compose, const uint8_t *record, ui
         return error;
     struct format_record header = record_header(record);
     uint64_t address = (uint64_t)compose->values * SECTOR_CELLS + compose->cell;
-    copy_record(compose->buffer + compose->cell * CELL_BYTES, record, cells * CELL_BYTES,
+    record_copy(compose->buffer + compose->cell * CELL_BYTES, record, cells * CELL_BYTES,
                 change ^ (uint32_t)compose->seed ^ place(compose, compose->values, compose->cell));
     compose->keys[compose->key_count++] =
         (struct composed_key){record_hash(&compose->hash_seeds, record),
@@ -174,7 +167,7 @@ enum fkv_error compose_large(struct compose *compose, const uint8_t *record, uin
     enum fkv_error error = begin_sector(compose, SECTOR_LARGE, compose->large, sector);
     if (error)
         return error;
-    copy_record(compose->large + header_bytes, record, SECTOR_BYTES - header_bytes,
+    record_copy(compose->large + header_bytes, record, SECTOR_BYTES - header_bytes,
                 change ^ (uint32_t)compose->seed ^ place(compose, *sector, SECTOR_HEADER_CELLS));
     return compose_write(compose, compose->large, *sector);
 }

@@ -258,6 +258,8 @@ enum operation_kind {
                            * the checksum of its record */
 };
 
+#define OPERATION_LARGE_BYTES (sizeof(uint64_t) + sizeof(uint32_t))
+
 struct format_operation {
     uint32_t kind;
     uint32_t bytes; /* of what follows, before padding to 8 */

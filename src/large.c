@@ -205,9 +205,7 @@ enum fkv_error large_fetch_sector(struct fkv *db, const uint8_t *head, uint32_t 
         return bad_piece(db, id, number);
     if (error)
         return error;
-    if ((verify &&
-         !record_verify(fetched->record, SECTOR_BYTES - sizeof(struct format_sector_header),
-                        db->seed, record_place(*sequence, SECTOR_HEADER_CELLS))) ||
+    if ((verify && !record_verify_sector(fetched->record, db->seed, *sequence)) ||
         !record_is_piece(fetched->record, id, number, LARGE_SECTOR_PAYLOAD))
         return bad_piece(db, id, number);
     return FKV_OK;

@@ -323,13 +323,11 @@ static enum fkv_error operation_is_backed(struct fkv *db, const struct format_op
     uint64_t offset = operation->address * CELL_BYTES;
     uint32_t cell = operation->address % SECTOR_CELLS;
     size_t most = SECTOR_BYTES - cell * CELL_BYTES;
-    if (operation->kind == OPERATION_LARGE && operation->bytes == 12) {
+    if (operation->kind == OPERATION_LARGE && operation->bytes == OPERATION_LARGE_BYTES) {
         const uint8_t *record = scratch + sizeof(struct format_sector_header);
-        sequence = load_u64(payload);
         enum fkv_error error = read_referred(db, scratch, SECTOR_BYTES, offset, backed);
         *backed = *backed && memcmp(record, payload + 8, sizeof(uint32_t)) == 0 &&
-                  record_verify(record, SECTOR_BYTES - sizeof(struct format_sector_header),
-                                db->seed, record_place(sequence, SECTOR_HEADER_CELLS));
+                  record_verify_sector(record, db->seed, load_u64(payload));
         if (error || !*backed || db->read_only)
             return error;
         return write_referred_again(db, scratch, SECTOR_BYTES, offset);
@@ -444,10 +442,9 @@ static enum fkv_error replay_move(struct fkv *db, uint64_t from, uint64_t to)
     if (entry_address(entry) != from)
         return error_set(FKV_DAMAGED, "%s: the log moves a record that is not live", db->log_path);
     uint8_t *at = tail_append(&db->tail, cells, &address);
-    memcpy(at, record, cells * CELL_BYTES);
-    uint32_t checksum = header.checksum ^ record_place(view->sequence, cell) ^
-                        record_place(db->tail.sequence, to % SECTOR_CELLS);
-    memcpy(at, &checksum, sizeof checksum);
+    record_copy(at, record, cells * CELL_BYTES,
+                record_place(view->sequence, cell) ^
+                    record_place(db->tail.sequence, to % SECTOR_CELLS));
     index_move(&db->index, hash, from, to);
     sectors_kill(&db->sectors, from, cells);
     return FKV_OK;
@@ -490,7 +487,7 @@ static enum fkv_error replay_operation(struct fkv *db, const struct log_frame *f
             return replay_move(db, load_u64(payload), operation->address);
         break;
     case OPERATION_LARGE:
-        if (operation->bytes == 12)
+        if (operation->bytes == OPERATION_LARGE_BYTES)
             return replay_large(db, sector, load_u64(payload));
         break;
     default:

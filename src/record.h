@@ -62,6 +62,15 @@ size_t record_write(uint8_t *to, uint64_t seed, uint32_t place, enum record_kind
 /* Give a record that is written but for its checksum that of this place. */
 void record_seal(uint8_t *record, uint64_t seed, uint32_t place);
 
+/* Copy a record to another place, of the same store or another: `change` is what its checksum is
+ * xor-ed with, the two places, and the seeds of two stores. What was damaged stays damaged. */
+static inline void record_copy(uint8_t *to, const uint8_t *record, size_t bytes, uint32_t change)
+{
+    uint32_t checksum = record_header(record).checksum ^ change;
+    memcpy(to, record, bytes);
+    memcpy(to, &checksum, sizeof checksum);
+}
+
 /* Write a record of RECORD_PAD over this many cells. */
 void record_write_pad(uint8_t *to, uint64_t seed, uint32_t place, uint32_t cells);
 
@@ -95,6 +104,13 @@ static inline bool record_verify_cells(const uint8_t *record, uint32_t cells, ui
         return record_verify(record, (size_t)cells * CELL_BYTES, seed, place);
     return divide_up(bytes, CELL_BYTES) == cells &&
            header.checksum == (isa.record_checksum(record, cells, bytes) ^ (uint32_t)seed ^ place);
+}
+
+/* Is the piece of a large value that fills the rest of its sector whole? */
+static inline bool record_verify_sector(const uint8_t *record, uint64_t seed, uint64_t sequence)
+{
+    return record_verify(record, SECTOR_BYTES - sizeof(struct format_sector_header), seed,
+                         record_place(sequence, SECTOR_HEADER_CELLS));
 }
 
 /* Is it that piece of a large value, as its header and its key have it? */

@@ -104,9 +104,7 @@ static const uint8_t *read_sector_piece(struct repair *repair, uint32_t sector, 
         entry.type == SECTOR_LARGE)
         sequences[1] = entry.sequence;
     for (int i = 0; i < 2; i++)
-        if (sequences[i] &&
-            record_verify(record, SECTOR_BYTES - sizeof header, repair->seed,
-                          record_place(sequences[i], SECTOR_HEADER_CELLS)) &&
+        if (sequences[i] && record_verify_sector(record, repair->seed, sequences[i]) &&
             record_is_piece(record, id, number, LARGE_SECTOR_PAYLOAD))
             return record_key(record) + sizeof(struct format_piece_key);
     return NULL;

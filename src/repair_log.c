@@ -68,14 +68,13 @@ static bool is_piece_there(struct repair *repair, uint64_t address, const uint8_
     const uint8_t *record = repair->piece_bytes + sizeof(struct format_sector_header);
     image_read(&repair->check.image, cell_offset(address), SECTOR_BYTES, repair->piece_bytes);
     return memcmp(record, payload + sizeof(uint64_t), sizeof(uint32_t)) == 0 &&
-           record_verify(record, SECTOR_BYTES - sizeof(struct format_sector_header), repair->seed,
-                         record_place(load_u64(payload), SECTOR_HEADER_CELLS));
+           record_verify_sector(record, repair->seed, load_u64(payload));
 }
 
 static bool is_there(struct repair *repair, const struct format_operation *operation,
                      const uint8_t *payload)
 {
-    if (operation->kind == OPERATION_LARGE && operation->bytes == 12)
+    if (operation->kind == OPERATION_LARGE && operation->bytes == OPERATION_LARGE_BYTES)
         return is_piece_there(repair, operation->address, payload);
     if (operation->kind != OPERATION_REFER || operation->bytes != sizeof(uint32_t))
         return true;
