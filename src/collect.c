@@ -1,4 +1,5 @@
 #include "fetch.h"
+#include "frame.h"
 #include "planted.h"
 
 #include <assert.h>
@@ -199,17 +200,8 @@ static enum fkv_error log_moves(struct fkv *db, const struct move *moves, uint32
     uint8_t *begin = log_begin(&db->log, 0, false);
     uint8_t *to = begin;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t sector = (uint32_t)(moves[i].to / SECTOR_CELLS);
-        for (uint32_t o = 0; o < db->tail.opened_count; o++)
-            if (db->tail.opened[o] == sector) {
-                to = tail_log_opened(&db->tail, sector, to);
-                break;
-            }
-        struct format_operation operation = {
-            .kind = OPERATION_MOVE, .bytes = sizeof(uint64_t), .address = moves[i].to};
-        memcpy(to, &operation, sizeof operation);
-        store_u64(to + sizeof operation, moves[i].from);
-        to += sizeof operation + sizeof(uint64_t);
+        to = tail_log_opened(&db->tail, (uint32_t)(moves[i].to / SECTOR_CELLS), to);
+        to = operation_write(to, OPERATION_MOVE, moves[i].to, &moves[i].from, sizeof moves[i].from);
     }
     uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
     return log_end(&db->log, bytes, FRAME_COLLECT, 0);
@@ -280,6 +272,21 @@ static bool exceeds(const struct fkv *db, uint64_t percent)
     return db->sectors.dead_cells * 100 > db->sectors.live_cells * percent;
 }
 
+/* Do what is owed while dead cells exceed this share of live ones. */
+static void take_steps(struct fkv *db, uint64_t percent)
+{
+    const struct collector *collector = &db->collector;
+    /* What is listed to be moved may lie in a buffer that is written meanwhile: keep it. */
+    rcu_read_lock();
+    while (collector->debt_cells && exceeds(db, percent)) {
+        uint64_t before = collector->debt_cells;
+        if (!step(db) || collector->debt_cells == before)
+            break;
+    }
+    rcu_read_unlock();
+    pages_reserve_frames(&db->pages, 0);
+}
+
 static bool is_needed(const struct fkv *db)
 {
     return exceeds(db, db->collector.begin_percent) && !front_is_open(db) &&
@@ -292,17 +299,8 @@ void collect(struct fkv *db)
     collector->debt_cells = collector_owes(db);
     collector->seen_died = collector_died(db);
     collector->log_full = false;
-    if (is_needed(db)) {
-        /* What is listed to be moved may lie in a buffer that is written meanwhile: keep it. */
-        rcu_read_lock();
-        while (collector->debt_cells && is_needed(db)) {
-            uint64_t before = collector->debt_cells;
-            if (!step(db) || collector->debt_cells == before)
-                break;
-        }
-        rcu_read_unlock();
-        pages_reserve_frames(&db->pages, 0);
-    }
+    if (is_needed(db))
+        take_steps(db, collector->begin_percent);
     if (!is_needed(db))
         collector->debt_cells = 0;
 }
@@ -319,14 +317,7 @@ uint64_t collect_further(struct fkv *db, uint64_t steps, uint32_t garbage_percen
     uint64_t moved = collector->moved_bytes;
     collector->debt_cells = steps;
     collector->log_full = false;
-    rcu_read_lock();
-    while (collector->debt_cells && exceeds(db, garbage_percent)) {
-        uint64_t before = collector->debt_cells;
-        if (!step(db) || collector->debt_cells == before)
-            break;
-    }
-    rcu_read_unlock();
-    pages_reserve_frames(&db->pages, 0);
+    take_steps(db, garbage_percent);
     steps -= collector->debt_cells;
     collector->debt_cells = is_needed(db) ? owed : 0; /* as at the end of collect */
     collector->further_bytes += collector->moved_bytes - moved;

@@ -1,3 +1,4 @@
+#include "frame.h"
 #include "planted.h"
 #include "store.h"
 
@@ -372,21 +373,6 @@ static enum fkv_error write_referred(struct fkv *db)
 
 /* ---------------------------------------------------------------- log */
 
-uint8_t *log_operation(uint8_t *to, enum operation_kind kind, uint64_t address, const void *bytes,
-                       size_t count)
-{
-    struct format_operation operation = {
-        .kind = kind, .bytes = (uint32_t)count, .address = address};
-    memcpy(to, &operation, sizeof operation);
-    to += sizeof operation;
-    size_t padded = round_up(count, 8);
-    if (padded != count)
-        memset(to + padded - 8, 0, 8);
-    if (count)
-        memcpy(to, bytes, count);
-    return to + padded;
-}
-
 /* A record of this commit that is in the file by now, and has no address there. It was written a
  * moment ago: if it cannot be read, nothing can be trusted to be. */
 static uint8_t *log_written(struct fkv *db, uint8_t *to, uint64_t address, bool refer)
@@ -396,9 +382,9 @@ static uint8_t *log_written(struct fkv *db, uint8_t *to, uint64_t address, bool 
     int status = db->os->ops->read(db->file, &header, sizeof header, offset);
     size_t bytes = record_bytes(header.key_bytes, header.value_bytes);
     if (!status && refer)
-        return log_operation(to, OPERATION_REFER, address, &header.checksum,
-                             sizeof header.checksum);
-    uint8_t *end = log_operation(to, OPERATION_PUT, address, NULL, 0);
+        return operation_write(to, OPERATION_REFER, address, &header.checksum,
+                               sizeof header.checksum);
+    uint8_t *end = operation_write(to, OPERATION_PUT, address, NULL, 0);
     if (!status)
         status = db->os->ops->read(db->file, end, bytes, offset);
     if (status) {
@@ -414,36 +400,32 @@ static uint8_t *log_record(struct fkv *db, uint8_t *to, uint64_t address, bool r
 {
     uint32_t sector = (uint32_t)(address / SECTOR_CELLS);
     if (db->tail.opened_count)
-        for (uint32_t i = 0; i < db->tail.opened_count; i++)
-            if (db->tail.opened[i] == sector) {
-                to = tail_log_opened(&db->tail, sector, to);
-                break;
-            }
+        to = tail_log_opened(&db->tail, sector, to);
     const uint8_t *base = sector_base(&db->sectors, sector);
     if (!base)
         return log_written(db, to, address, refer);
     const uint8_t *record = base + address % SECTOR_CELLS * CELL_BYTES;
     struct format_record header = record_header(record);
     if (refer)
-        return log_operation(to, OPERATION_REFER, address, &header.checksum,
-                             sizeof header.checksum);
-    return log_operation(to, OPERATION_PUT, address, record,
-                         record_bytes(header.key_bytes, header.value_bytes));
+        return operation_write(to, OPERATION_REFER, address, &header.checksum,
+                               sizeof header.checksum);
+    return operation_write(to, OPERATION_PUT, address, record,
+                           record_bytes(header.key_bytes, header.value_bytes));
 }
 
 static uint8_t *log_write(struct fkv *db, uint8_t *to, const struct write *write, bool refer)
 {
     if (write->remove)
         return write->entry
-                   ? log_operation(to, OPERATION_DELETE, 0, &write->hash, sizeof write->hash)
+                   ? operation_write(to, OPERATION_DELETE, 0, &write->hash, sizeof write->hash)
                    : to;
     const struct large *large = write->fresh;
     for (uint32_t i = 0; large && i < large->sector_count; i++) {
         uint8_t payload[OPERATION_LARGE_BYTES];
         store_u64(payload, sector_view(&db->sectors, large->sectors[i])->sequence);
         memcpy(payload + 8, &large->sectors[large->sector_count + i], 4);
-        to = log_operation(to, OPERATION_LARGE, (uint64_t)large->sectors[i] * SECTOR_CELLS, payload,
-                           sizeof payload);
+        to = operation_write(to, OPERATION_LARGE, (uint64_t)large->sectors[i] * SECTOR_CELLS,
+                             payload, sizeof payload);
     }
     for (uint32_t i = 0; large && i < large->piece_count; i++)
         to = log_record(db, to, large->piece_address[i], refer);

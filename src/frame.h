@@ -1,5 +1,5 @@
 /*
- * frame: could these bytes be a frame of the log? And the operations in it, one after the other.
+ * frame: could these bytes be a frame of the log? And its operations: to write and to read them.
  *
  * Whoever looks for frames in a log without knowing where they begin tries every multiple of 8. A
  * checksum over each length that is found there takes time of the square of the log's length: of a
@@ -30,10 +30,32 @@ static inline bool frame_header_is_plausible(const struct format_frame *header, 
            header->durable_commit < COMMITS_MAX;
 }
 
-/* Or are they the collector's moves, or of no effect? */
+/* Is it one, and not the collector's moves, a wrap or a restart? */
 static inline bool frame_is_commit(const struct format_frame *header)
 {
     return !(header->flags & FRAME_FLAGS_ALL);
+}
+
+/* What an operation takes in a frame, with so many bytes behind it. */
+static inline uint64_t operation_bytes(uint64_t bytes)
+{
+    return sizeof(struct format_operation) + round_up(bytes, 8);
+}
+
+/* Write one; returns its end. */
+static inline uint8_t *operation_write(uint8_t *to, enum operation_kind kind, uint64_t address,
+                                       const void *bytes, size_t count)
+{
+    struct format_operation operation = {
+        .kind = kind, .bytes = (uint32_t)count, .address = address};
+    memcpy(to, &operation, sizeof operation);
+    to += sizeof operation;
+    size_t padded = round_up(count, 8);
+    if (padded != count)
+        memset(to + padded - 8, 0, 8);
+    if (count)
+        memcpy(to, bytes, count);
+    return to + padded;
 }
 
 /* Take the next operation off the front of a frame's; false at their end, and, with *at before

@@ -1,5 +1,6 @@
 #include "load.h"
 
+#include "frame.h"
 #include "header.h"
 #include "planted.h"
 
@@ -343,11 +344,11 @@ static enum fkv_error log_load(struct fkv_load *load)
             uint64_t address = entry_address(pair->entry);
             if (next < load->sector_count && address / SECTOR_CELLS == load->sectors[next].sector) {
                 uint64_t sequence = sequence_of(load, next++);
-                to = log_operation(to, OPERATION_OPEN, address / SECTOR_CELLS * SECTOR_CELLS,
-                                   &sequence, sizeof sequence);
+                to = operation_write(to, OPERATION_OPEN, address / SECTOR_CELLS * SECTOR_CELLS,
+                                     &sequence, sizeof sequence);
             }
-            to =
-                log_operation(to, OPERATION_REFER, address, &pair->checksum, sizeof pair->checksum);
+            to = operation_write(to, OPERATION_REFER, address, &pair->checksum,
+                                 sizeof pair->checksum);
         }
     uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
     enum fkv_error error = log_end(&db->log, bytes, 0, db->commit + 1);

@@ -141,9 +141,4 @@ enum fkv_error log_write_again(struct log *log);
 /* After the last frame: does the log show that a frame which was durable is damaged? */
 enum fkv_error log_check_end(const struct log *log, uint64_t last_commit);
 
-static inline uint64_t operation_bytes(uint64_t bytes)
-{
-    return sizeof(struct format_operation) + round_up(bytes, 8);
-}
-
 #endif

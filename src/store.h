@@ -353,9 +353,6 @@ void commit_unprepare(struct fkv *db);
 void store_trim(struct fkv *db);
 /* What an entry leads to dies, with its parts if it is the head of a large value. */
 void commit_kill(struct fkv *db, uint64_t entry, const struct large *parts);
-/* Write an operation of a frame; returns its end. */
-uint8_t *log_operation(uint8_t *to, enum operation_kind kind, uint64_t address, const void *bytes,
-                       size_t count);
 /* While a checkpoint makes room for somebody (db->making_room), others wait; until it is had. */
 void commit_wait_for_room(struct fkv *db);
 void commit_end_making_room(struct fkv *db);

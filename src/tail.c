@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <time.h>
 
+#include "frame.h"
 #include "header.h"
 #include "planted.h"
 #include "reclaim.h"
@@ -338,25 +339,23 @@ enum fkv_error tail_skip_to(struct tail *tail, uint32_t cell)
 
 uint64_t tail_opened_bytes(const struct tail *tail)
 {
-    return tail->opened_count * (sizeof(struct format_operation) + sizeof(uint64_t));
+    return tail->opened_count * operation_bytes(sizeof(uint64_t));
 }
 
 uint8_t *tail_log_opened(struct tail *tail, uint32_t sector, uint8_t *to)
 {
     uint32_t done = 0;
-    while (done < tail->opened_count) {
-        uint32_t opened = tail->opened[done++];
-        struct format_operation operation = {.kind = OPERATION_OPEN,
-                                             .bytes = sizeof(uint64_t),
-                                             .address = (uint64_t)opened * SECTOR_CELLS};
-        memcpy(to, &operation, sizeof operation);
-        store_u64(to + sizeof operation, sector_view(tail->sectors, opened)->sequence);
-        to += sizeof operation + sizeof(uint64_t);
-        if (opened == sector)
-            break;
+    for (uint32_t i = 0; i < tail->opened_count && !done; i++)
+        if (tail->opened[i] == sector)
+            done = i + 1;
+    for (uint32_t i = 0; i < done; i++) {
+        const struct sector_view *view = sector_view(tail->sectors, tail->opened[i]);
+        to = operation_write(to, OPERATION_OPEN, (uint64_t)tail->opened[i] * SECTOR_CELLS,
+                             &view->sequence, sizeof view->sequence);
     }
     tail->opened_count -= done;
-    memmove(tail->opened, tail->opened + done, tail->opened_count * sizeof *tail->opened);
+    if (done)
+        memmove(tail->opened, tail->opened + done, tail->opened_count * sizeof *tail->opened);
     return to;
 }
 

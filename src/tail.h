@@ -94,8 +94,8 @@ enum fkv_error tail_prepare(struct tail *tail, uint32_t cells, uint32_t leave);
 enum fkv_error tail_continue_at(struct tail *tail, uint32_t sector, uint64_t sequence);
 enum fkv_error tail_skip_to(struct tail *tail, uint32_t cell);
 
-/* Tell the log's frames of the sectors opened up to this one: writes OPERATION_OPENs, returns the
- * end. */
+/* Tell the log's frames of the sectors opened up to this one, if it was opened since the last one:
+ * writes OPERATION_OPENs, returns the end. */
 uint8_t *tail_log_opened(struct tail *tail, uint32_t sector, uint8_t *to);
 uint64_t tail_opened_bytes(const struct tail *tail);
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "frame.h"
 #include "index_search.h"
 #include "os_sim.h"
 #include "planted.h"
@@ -496,8 +497,8 @@ static void test_pad_in_the_log(void **state)
     header.checksum =
         record_checksum(record, sizeof header, db->seed) ^ record_place(db->tail.sequence, cell);
     uint8_t *to = log_begin(&db->log, FRAME_BYTES, false);
-    log_operation(to, OPERATION_PUT, (uint64_t)db->tail.sector * SECTOR_CELLS + cell, &header,
-                  sizeof header);
+    operation_write(to, OPERATION_PUT, (uint64_t)db->tail.sector * SECTOR_CELLS + cell, &header,
+                    sizeof header);
     log_end(&db->log, FRAME_BYTES, 0, db->commit + 1);
     os_sim_kill(sim, 1);
     fkv_close(db);
