@@ -87,12 +87,12 @@ static enum fkv_error copy_sector(struct backup *backup, const uint8_t *head, ui
 /* The head of a large value, with the sectors that it has in the new file. */
 static enum fkv_error copy_head(struct backup *backup, const uint8_t *record, uint32_t cells)
 {
-    struct format_large large;
-    if (!large_head(record, &large) || cells > RECORD_CELLS_MAX)
+    if (!large_head_is_sound(record) || cells > RECORD_CELLS_MAX)
         return error_set(FKV_DAMAGED, "%s: the head of a large value is damaged", backup->db->path);
     if (!backup->head && !(backup->head = memory_buffer(RECORD_BYTES_MAX)))
         return FKV_NO_MEMORY;
     memcpy(backup->head, record, cells * CELL_BYTES);
+    struct format_large large = large_head(record);
     uint8_t *list = backup->head + RECORD_HEADER_BYTES + record_header(record).key_bytes +
                     sizeof(struct format_large);
     for (uint32_t i = 0; i < large.sectors; i++) {

@@ -6,14 +6,14 @@
 
 void check_large_head(struct check *check, const uint8_t *record, uint64_t address)
 {
-    struct format_large head;
-    if (!large_head(record, &head)) {
+    if (!large_head_is_sound(record)) {
         report(&check->report, FKV_PART_LARGE, cell_offset(address),
                "the head of a large value in sector %llu, cell %llu is impossible",
                (unsigned long long)(address / SECTOR_CELLS),
                (unsigned long long)(address % SECTOR_CELLS));
         return;
     }
+    struct format_large head = large_head(record);
     struct large_head *kept = vector_add(&check->large.heads);
     if (kept)
         *kept = (struct large_head){.id = head.id,

@@ -20,19 +20,14 @@ struct hash128 piece_hash(const struct fkv *db, uint64_t id, uint32_t number)
     return hash_key(&db->hash_seeds.pieces, &key, sizeof key);
 }
 
-static struct format_large head_of(const uint8_t *record)
+struct format_large large_head(const uint8_t *record)
 {
     struct format_large head;
     memcpy(&head, record_key(record) + record_header(record).key_bytes, sizeof head);
     return head;
 }
 
-uint32_t large_value_bytes(const uint8_t *record)
-{
-    return head_of(record).value_bytes;
-}
-
-static uint32_t head_sector(const uint8_t *record, uint32_t at)
+uint32_t large_head_sector(const uint8_t *record, uint32_t at)
 {
     uint32_t sector;
     memcpy(&sector,
@@ -42,30 +37,17 @@ static uint32_t head_sector(const uint8_t *record, uint32_t at)
     return sector;
 }
 
-static bool head_is_sound(const uint8_t *record)
+bool large_head_is_sound(const uint8_t *record)
 {
     struct format_record header = record_header(record);
     if (header.kind != RECORD_LARGE || header.value_bytes < sizeof(struct format_large))
         return false;
-    struct format_large head = head_of(record);
+    struct format_large head = large_head(record);
     uint64_t rest = head.value_bytes - (uint64_t)head.sectors * LARGE_SECTOR_PAYLOAD;
     return head.sectors <= head.value_bytes / LARGE_SECTOR_PAYLOAD &&
            head.piece_bytes == LARGE_PIECE_PAYLOAD &&
            head.pieces == divide_up(rest, LARGE_PIECE_PAYLOAD) &&
            header.value_bytes == sizeof head + head.sectors * sizeof(uint32_t);
-}
-
-bool large_head(const uint8_t *record, struct format_large *head)
-{
-    if (!head_is_sound(record))
-        return false;
-    *head = head_of(record);
-    return true;
-}
-
-uint32_t large_head_sector(const uint8_t *record, uint32_t number)
-{
-    return head_sector(record, number);
 }
 
 static struct large *large_new(uint32_t sectors, bool fresh)
@@ -78,9 +60,9 @@ static struct large *large_new(uint32_t sectors, bool fresh)
 
 static enum fkv_error load_head(struct fkv *db, const uint8_t *record, struct large **large)
 {
-    if (!head_is_sound(record))
+    if (!large_head_is_sound(record))
         return error_set(FKV_DAMAGED, "%s: the head of a large value is damaged", db->path);
-    struct format_large head = head_of(record);
+    struct format_large head = large_head(record);
     struct large *found = large_new(head.sectors, false);
     if (!found)
         return FKV_NO_MEMORY;
@@ -88,12 +70,12 @@ static enum fkv_error load_head(struct fkv *db, const uint8_t *record, struct la
     found->value_bytes = head.value_bytes;
     found->piece_count = head.pieces;
     for (uint32_t i = 0; i < head.sectors; i++) {
-        found->sectors[i] = head_sector(record, i);
+        found->sectors[i] = large_head_sector(record, i);
         if (found->sectors[i] >= db->sectors.count ||
             sector_state(&db->sectors, found->sectors[i])->type != SECTOR_LARGE) {
             memory_free(found);
             return error_set(FKV_DAMAGED, "%s: a large value lists sector %u, not one of its",
-                             db->path, head_sector(record, i));
+                             db->path, large_head_sector(record, i));
         }
     }
     *large = found;
@@ -198,10 +180,10 @@ static bool find_sector_piece(struct fkv *db, uint32_t sector, struct fetched *f
 enum fkv_error large_fetch_sector(struct fkv *db, const uint8_t *head, uint32_t number, bool verify,
                                   struct fetched *fetched, uint64_t *sequence)
 {
-    uint64_t id = head_of(head).id;
+    uint64_t id = large_head(head).id;
     enum fkv_error error;
     fetched->block = NULL;
-    if (!find_sector_piece(db, head_sector(head, number), fetched, sequence, &error))
+    if (!find_sector_piece(db, large_head_sector(head, number), fetched, sequence, &error))
         return bad_piece(db, id, number);
     if (error)
         return error;
@@ -255,9 +237,9 @@ enum fkv_error large_read(struct fkv *db, const struct undo_layer *layer, const 
                           void *buffer, bool *torn)
 {
     *torn = false;
-    if (!head_is_sound(head))
+    if (!large_head_is_sound(head))
         return error_set(FKV_DAMAGED, "%s: the head of a large value is damaged", db->path);
-    struct format_large large = head_of(head);
+    struct format_large large = large_head(head);
     uint8_t *to = buffer;
     enum fkv_error error;
     for (uint32_t i = 0; i < large.sectors; i++, to += LARGE_SECTOR_PAYLOAD)

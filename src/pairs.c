@@ -153,8 +153,7 @@ static bool is_sound(const struct fkv_scan *pairs, const uint8_t *record, uint32
     if (pairs->verify && !record_verify(record, cells * CELL_BYTES, records->seed,
                                         record_place(records->sequence, cell)))
         return false;
-    return record_header(record).kind != RECORD_LARGE ||
-           large_head(record, &(struct format_large){0});
+    return record_header(record).kind != RECORD_LARGE || large_head_is_sound(record);
 }
 
 /* The next pair in this sector; FKV_NOT_FOUND if there is none. */
@@ -209,7 +208,7 @@ bool pairs_is_large(const struct fkv_scan *pairs)
 
 uint32_t pairs_value_bytes(const struct fkv_scan *pairs)
 {
-    return pairs_is_large(pairs) ? large_value_bytes(pairs->record)
+    return pairs_is_large(pairs) ? large_head(pairs->record).value_bytes
                                  : record_header(pairs->record).value_bytes;
 }
 

@@ -98,8 +98,7 @@ static inline enum fkv_error check_record(struct fkv *db, uint64_t entry, uint64
     if (__builtin_expect(
             record_bytes(header.key_bytes, header.value_bytes) > (size_t)cells * CELL_BYTES, 0))
         return read_damaged(db, entry, "is longer than the index says");
-    if (__builtin_expect((entry & ENTRY_LARGE) && !large_head(record, &(struct format_large){0}),
-                         0))
+    if (__builtin_expect((entry & ENTRY_LARGE) && !large_head_is_sound(record), 0))
         return read_damaged(db, entry, "is not the head of a large value");
     if (key && (header.key_bytes != key_bytes ||
                 (key_bytes && memcmp(record_key(record), key, key_bytes) != 0)))

@@ -197,12 +197,12 @@ void repair_say_incomplete(struct repair *repair)
 void repair_put_large(struct repair *repair, const uint8_t *record)
 {
     struct format_record header = record_header(record);
-    struct format_large head;
     uint32_t missing = 0;
-    if (!large_head(record, &head) || head.value_bytes > FKV_VALUE_BYTES_MAX) {
+    if (!large_head_is_sound(record) || large_head(record).value_bytes > FKV_VALUE_BYTES_MAX) {
         give_up(repair, record, -1);
         return;
     }
+    struct format_large head = large_head(record);
     uint8_t *value = memory_new(head.value_bytes);
     if (!value) {
         repair->error = FKV_NO_MEMORY;

@@ -309,10 +309,13 @@ void large_undo(struct fkv *db, struct large *large);
 /* As the layer's snapshot has it; NULL: as it is now. */
 enum fkv_error large_read(struct fkv *db, const struct undo_layer *layer, const uint8_t *head,
                           void *buffer, bool *torn);
-uint32_t large_value_bytes(const uint8_t *head);
+/* Is this whole record a head that makes sense? Then what it says, and the n-th sector it lists. */
+bool large_head_is_sound(const uint8_t *record);
+struct format_large large_head(const uint8_t *record);
+uint32_t large_head_sector(const uint8_t *record, uint32_t number);
 static inline size_t read_value_bytes(uint64_t entry, const uint8_t *record)
 {
-    return entry & ENTRY_LARGE ? large_value_bytes(record) : record_header(record).value_bytes;
+    return entry & ENTRY_LARGE ? large_head(record).value_bytes : record_header(record).value_bytes;
 }
 /* The value where it lies, for who borrows it; of one in pieces only the length. */
 static inline enum fkv_error read_in_place(uint64_t entry, const uint8_t *record,
@@ -324,9 +327,6 @@ static inline enum fkv_error read_in_place(uint64_t entry, const uint8_t *record
     *value = record_key(record) + record_header(record).key_bytes;
     return FKV_OK;
 }
-/* Is this whole record a head that makes sense? And the number of the n-th sector that it lists. */
-bool large_head(const uint8_t *record, struct format_large *head);
-uint32_t large_head_sector(const uint8_t *record, uint32_t number);
 
 #ifdef FKV_TESTING
 extern uint64_t commit_refer_bytes; /* from how many on the log refers to records */

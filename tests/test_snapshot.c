@@ -61,10 +61,10 @@ static void need(bool *needed, uint64_t entry)
 static void need_large(struct twin *twin, const fkv_snapshot *snapshot, uint64_t entry,
                        bool *needed)
 {
-    struct format_large head;
     const uint8_t *record;
     assert_ok(read_lend(twin->db, entry, NULL, 0, &record));
-    assert_true(large_head(record, &head));
+    assert_true(large_head_is_sound(record));
+    struct format_large head = large_head(record);
     for (uint32_t i = 0; i < head.sectors; i++)
         needed[large_head_sector(record, i)] = true;
     for (uint32_t i = 0; i < head.pieces; i++) {
