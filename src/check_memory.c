@@ -38,19 +38,11 @@ struct places {
     uint64_t count;
 };
 
-static uint32_t page_sector_of(const struct pages *pages, uint64_t location)
-{
-    uint64_t sector = location / SECTOR_PAGES;
-    if ((sector + 1) * sizeof(uint32_t) > pages->sector_index.backed_bytes)
-        return 0;
-    return ((const uint32_t *)pages->sector_index.base)[sector];
-}
-
 static void place(struct check *check, struct places *places, uint64_t location, enum space space,
                   uint32_t level, uint32_t number)
 {
     const struct pages *pages = &check->db->pages;
-    uint32_t at = page_sector_of(pages, location);
+    uint32_t at = pages_sector_at(pages, location / SECTOR_PAGES);
     uint32_t p = location % SECTOR_PAGES;
     if (!location)
         return;
@@ -108,7 +100,7 @@ static void check_places(struct check *check)
                     check->image.claimed[sector->sector * (SECTOR_PAGES / 64) + w] &
                     ~sector->used[w]);
         }
-        if (page_sector_of(pages, (uint64_t)sector->sector * SECTOR_PAGES) != i + 1)
+        if (pages_sector_at(pages, sector->sector) != i + 1)
             wrong(check, FKV_PART_SPACE, "sector %u, of pages, is not found by its number",
                   sector->sector);
         expect(check, FKV_PART_SPACE, "pages in a sector of pages", in_sector, sector->used_count);
@@ -246,7 +238,7 @@ static void check_frames(struct check *check)
             count += page->frame != 0;
             if (page->frame)
                 use_frame(&use, page->frame, "of a page");
-            if (page->saved && page->saved != UINT32_MAX)
+            if (page->saved && page->saved != SAVED_ZEROS)
                 use_frame(&use, page->saved, "of a copy for a checkpoint");
         }
         expect(check, FKV_PART_MEMORY, "pages in memory", count, pages->space[s].frame_count);

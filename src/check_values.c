@@ -15,9 +15,7 @@ static bool holds_pages(const struct check *check, uint32_t sector)
 {
     if (!check->db)
         return image_has_pages(&check->image, sector);
-    const struct reservation *index = &check->db->pages.sector_index;
-    return (sector + 1ull) * sizeof(uint32_t) <= index->backed_bytes &&
-           ((const uint32_t *)index->base)[sector];
+    return pages_sector_at(&check->db->pages, sector);
 }
 
 static uint8_t kind_of(struct check *check, uint32_t sector, const struct format_sector *entry)

@@ -6,7 +6,6 @@
 #include "thread.h"
 #include "tree.h"
 
-#define SAVED_ZEROS UINT32_MAX /* for the checkpoint, the page is zeros */
 #define DELTA_TABLE_BYTES (NODE_FANOUT * sizeof(struct delta *))
 
 /* ---------------------------------------------------------------- frames */
@@ -1214,14 +1213,11 @@ static enum fkv_error location_claim(struct pages *pages, uint64_t location, uin
 {
     uint64_t sector = location / SECTOR_PAGES;
     uint32_t p = location % SECTOR_PAGES;
-    if (sector == 0 || sector >= sector_count)
+    if (sector == 0 || sector >= min_u64(sector_count, SECTORS_MAX))
         return error_set(FKV_DAMAGED, "%s: a reference leads to page %llu, outside the file",
                          pages->path, (unsigned long long)location);
-    if (reservation_back(&pages->sector_index, (sector + 1) * sizeof(uint32_t)) != 0)
-        return FKV_NO_MEMORY;
     enum fkv_error error;
-    if (!*sector_slot(pages, (uint32_t)sector) &&
-        (error = page_sector_add(pages, (uint32_t)sector)))
+    if (!pages_sector_at(pages, sector) && (error = page_sector_add(pages, (uint32_t)sector)))
         return error;
     struct page_sector *in = &pages->sectors[*sector_slot(pages, (uint32_t)sector) - 1];
     if (in->used[p >> 6] >> (p & 63) & 1)

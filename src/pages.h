@@ -44,11 +44,14 @@
 #include "os.h"
 #include "planted.h"
 
+#define SAVED_ZEROS UINT32_MAX
+
 struct page {
     uint64_t location;
     uint64_t checksum;
     uint32_t frame; /* 0: not in memory */
-    uint32_t saved; /* frame that holds the content for the running checkpoint; 0 none */
+    uint32_t saved; /* frame that holds the content for the running checkpoint; 0 none; or
+                     * SAVED_ZEROS: it was zeros */
     uint32_t epoch; /* in which it last changed */
     uint16_t zero;  /* discarded, and not in a frame since: zeros, whatever lies at `location` */
     uint16_t known; /* was in a frame before it left memory, and could be read since */
@@ -186,6 +189,14 @@ static inline struct page *pages_find(const struct pages *pages, enum space spac
 static inline uint32_t page_frame(const struct page *page)
 {
     return __atomic_load_n(&page->frame, __ATOMIC_ACQUIRE);
+}
+
+/* Which of `sectors` a sector of the file is: 1 + the index; 0: it holds no pages. */
+static inline uint32_t pages_sector_at(const struct pages *pages, uint64_t sector)
+{
+    const struct reservation *index = &pages->sector_index;
+    bool known = (sector + 1) * sizeof(uint32_t) <= index->backed_bytes;
+    return known ? ((const uint32_t *)index->base)[sector] : 0;
 }
 
 /* Make numbers below `count` valid; new pages are zeros without a frame. */

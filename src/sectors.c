@@ -968,7 +968,7 @@ static enum fkv_error open_entry(struct sectors *sectors, uint32_t sector,
                                  const struct format_sector *entry)
 {
     struct sector *state = sector_state(sectors, sector);
-    bool pages = *((const uint32_t *)sectors->pages->sector_index.base + sector) != 0;
+    bool pages = pages_sector_at(sectors->pages, sector);
     if (entry->type > SECTOR_LARGE || (pages && entry->type != SECTOR_FREE) ||
         entry->dead_cells + entry->pad_cells > SECTOR_CELLS)
         return error_set(FKV_DAMAGED, "%s: the table has an impossible entry for sector %u",
@@ -1027,9 +1027,6 @@ enum fkv_error sectors_open(struct sectors *sectors, uint64_t header_count, uint
 {
     /* Sectors that were added after the checkpoint are free. */
     uint64_t count = max_u64(max_u64(header_count, file_bytes / SECTOR_BYTES), 1);
-    if (reservation_back(&sectors->pages->sector_index,
-                         min_u64(count, SECTORS_MAX) * sizeof(uint32_t)) != 0)
-        return FKV_NO_MEMORY;
     enum fkv_error error = back_arrays(sectors, count);
     if (error || (error = map_windows(sectors, count)))
         return error;
