@@ -82,9 +82,8 @@ enum fkv_error sectors_make(struct sectors *sectors, struct os_file *file, const
 void sectors_drop(struct sectors *sectors)
 {
     /* They were mapped from the first on. */
-    for (uint32_t w = 0; sectors->windows && w < WINDOWS_MAX && sectors->windows[w].address; w++)
-        sectors->ops->unmap(sectors->file, sectors->windows[w].address,
-                            WINDOW_SECTORS * SECTOR_BYTES);
+    for (uint32_t w = 0; sectors->windows && w < WINDOWS_MAX && sectors->windows[w]; w++)
+        sectors->ops->unmap(sectors->file, sectors->windows[w], WINDOW_SECTORS * SECTOR_BYTES);
     memory_free(sectors->windows);
     reservation_drop(&sectors->views);
     reservation_drop(&sectors->states);
@@ -121,14 +120,14 @@ static enum fkv_error back_arrays(struct sectors *sectors, uint64_t count)
 static enum fkv_error map_windows(struct sectors *sectors, uint64_t count)
 {
     for (uint32_t w = 0; !sectors->unmapped && w < divide_up(count, WINDOW_SECTORS); w++) {
-        if (sectors->windows[w].address)
+        if (sectors->windows[w])
             continue;
         void *address;
         int status = sectors->ops->map(sectors->file, (uint64_t)w * WINDOW_SECTORS * SECTOR_BYTES,
                                        WINDOW_SECTORS * SECTOR_BYTES, false, &address);
         if (status)
             return error_os(status, "map", sectors->path);
-        sectors->windows[w].address = address;
+        sectors->windows[w] = address;
     }
     return FKV_OK;
 }
@@ -467,7 +466,7 @@ void sectors_give(struct sectors *sectors, uint32_t sector)
 
 const uint8_t *sectors_mapped(const struct sectors *sectors, uint32_t sector)
 {
-    uint8_t *window = sectors->windows[sector / WINDOW_SECTORS].address;
+    uint8_t *window = sectors->windows[sector / WINDOW_SECTORS];
     return window ? window + (size_t)(sector % WINDOW_SECTORS) * SECTOR_BYTES : NULL;
 }
 

@@ -77,11 +77,8 @@ struct sectors {
     uint32_t free_hint; /* no free backed sector is below */
     uint32_t hole_hint; /* holes below have been asked space for, on a full disk: they are some */
 
-    struct {
-        uint8_t *address;
-    } * windows; /* mappings of 1,024 sectors each */
-    uint32_t window_count;
-    bool unmapped; /* there are none (FKV_READ_WITHOUT_MAPPING) */
+    uint8_t **windows; /* mappings of 1,024 sectors each */
+    bool unmapped;     /* there are none (FKV_READ_WITHOUT_MAPPING) */
     /* Readers get no address of what is in the file: fetch.h. A hint where there are windows. */
     _Atomic bool by_call;
     bool read_only; /* the file is never grown: what recovery needs beyond it is in memory */
