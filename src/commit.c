@@ -17,12 +17,7 @@
 
 /* Records of more bytes than this in one commit are written to the file at once and the log only
  * refers to them. */
-#ifdef FKV_TESTING
-uint64_t commit_refer_bytes = 4 * MIB;
-#define REFER_BYTES commit_refer_bytes
-#else
-#define REFER_BYTES (4 * MIB)
-#endif
+TUNABLE uint64_t commit_refer_bytes = 4 * MIB;
 
 enum fkv_error store_fail(struct fkv *db, enum fkv_error error)
 {
@@ -158,7 +153,7 @@ static void count_needs(const struct fkv *db, const struct write *writes, size_t
         references += operation_bytes(sizeof(uint32_t)) + 8;
     }
     needs->changes = commit_changes(db, keys, large_sectors);
-    needs->refer = needs->record_bytes > REFER_BYTES;
+    needs->refer = needs->record_bytes > commit_refer_bytes;
     uint64_t opens = needs->record_bytes / (SECTOR_BYTES - RECORD_BYTES_MAX - 64) + 2;
     if (needs->record_bytes &&
         needs->record_bytes + (count > 1 ? RECORD_BYTES_MAX : 0) > tail_room_bytes(&db->tail))

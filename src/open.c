@@ -1068,16 +1068,11 @@ enum fkv_error store_open(struct os *os, const char *path, const fkv_options *gi
 
 /* A last checkpoint that would write more pages than this is left out: the log has it all, and to
  * replay it takes less time. */
-#ifdef FKV_TESTING
-uint64_t close_pages_max = CLOSE_PAGES_MAX;
-#define PAGES_MAX close_pages_max
-#else
-#define PAGES_MAX CLOSE_PAGES_MAX
-#endif
+TUNABLE uint64_t close_pages_max = CLOSE_PAGES_MAX;
 
 static bool is_left_to_the_log(const struct fkv *db)
 {
-    return db->pages.dirty_pages + db->pages.pending_pages > PAGES_MAX && db->log.live_bytes;
+    return db->pages.dirty_pages + db->pages.pending_pages > close_pages_max && db->log.live_bytes;
 }
 
 /* The last checkpoint; afterwards the file alone holds everything. */

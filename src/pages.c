@@ -1295,11 +1295,7 @@ enum {
 };
 
 /* Who has fewer pages than this to read for each thread does not start it. */
-#ifdef FKV_TESTING
-uint32_t pages_a_loader = 4096;
-#else
-static const uint32_t pages_a_loader = 4096;
-#endif
+TUNABLE uint32_t pages_a_loader = 4096;
 
 /* What several threads read together. */
 struct loading {

@@ -1,7 +1,8 @@
 /*
  * planted: known bugs, for the test of the tests (tests/test_planted.c), and points between two
  * steps that other threads may see apart, where a test can make a thread lose its turn. Where
- * FKV_TESTING is not defined there are none: PLANTED is the constant 0, SCHEDULE_POINT is nothing.
+ * FKV_TESTING is not defined there are none: PLANTED is the constant 0, SCHEDULE_POINT is nothing,
+ * and what is TUNABLE by tests is constant.
  */
 #ifndef FKV_PLANTED_H
 #define FKV_PLANTED_H
@@ -63,7 +64,9 @@ extern enum planted planted_bug;
 #define PLANTED(name) (__builtin_expect(planted_bug == PLANTED_##name, 0))
 extern void (*schedule_point)(void); /* NULL: go on */
 #define SCHEDULE_POINT() (schedule_point ? schedule_point() : (void)0)
+#define TUNABLE
 #else
+#define TUNABLE static const
 #define PLANTED(name) 0
 #define SCHEDULE_POINT() ((void)0)
 #endif
