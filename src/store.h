@@ -261,6 +261,10 @@ enum fkv_error random_bytes(void *to, size_t bytes);
 extern uint64_t close_pages_max;
 #endif
 
+/* ---- replay.c */
+/* Redo what the log has since the checkpoint. The parts are open, and nobody else has the store. */
+enum fkv_error store_replay(struct fkv *db);
+
 /* ---- fkv.c */
 /* All memory that the library holds for this store. */
 uint64_t store_memory_bytes(struct fkv *db);
