@@ -1,19 +1,6 @@
 /*
- * store: what a handle is, and how its parts work together.
- *
- *     fkv*.c        the public calls: arguments, keys, errors
- *     snapshot.c    what a commit left, whatever comes after it
- *     txn.c         transactions: a set of writes that grows until it is committed
- *     read.c        from a key to its value, beside a writer
- *     fetch.c       the same where the record has no address in memory
- *     commit.c      a set of writes becomes a commit
- *     backup.c      another store out of what a snapshot sees
- *     large.c       values that do not fit one record
- *     load.c        many pairs at once, written once
- *     collect.c     the collector, after each commit
- *     compact.c     collection that nobody owes, until garbage is below a share
- *     checkpoint.c  checkpoints, in small steps
- *     open.c        creating, opening, recovering, closing
+ * store: what a handle is, and what the files of the store (README.md lists them) have for each
+ * other.
  *
  * Locks: docs/architecture.md has them all, and their order. Readers take none, but for a page of
  * the index that is not in memory.
@@ -338,9 +325,8 @@ extern uint64_t commit_refer_bytes; /* from how many on the log refers to record
 
 /* ---- commit.c: the writer lock is held */
 /* FKV_NOT_FOUND if all writes are removals of absent keys: nothing is written then. Releases the
- * lock while it waits for room in the log. */
-/* `txn`, if not NULL, is asked whether it is still valid once the lock is held for good. `synced`:
- * a log_sync follows, for which the caller sees. */
+ * lock while it waits for room in the log. `txn`, if not NULL, is asked whether it is still valid
+ * once the lock is held for good. `synced`: a log_sync follows, for which the caller sees. */
 enum fkv_error commit_writes(struct fkv *db, struct write *writes, size_t count,
                              const struct fkv_txn *txn, bool synced);
 /* After it: releases the lock, does what is to be done without it, and syncs if that is asked for.
