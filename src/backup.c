@@ -1,7 +1,6 @@
 #include "backup.h"
 
 #include <errno.h>
-#include <stdio.h>
 
 #include "clock.h"
 #include "compose.h"
@@ -297,18 +296,15 @@ static enum fkv_error to_part(struct fkv *db, const char *path, const char *part
 enum fkv_error backup_to_path(struct fkv *db, const char *path,
                               const struct backup_options *options)
 {
-    size_t part_bytes = strlen(path) + sizeof BACKUP_PART;
-    char *part = memory_new(part_bytes);
-    char *log_path = image_log_path(path);
+    char *part = memory_join(path, BACKUP_PART);
+    char *log_path = log_name(path);
     enum fkv_error error = part && log_path ? FKV_OK : FKV_NO_MEMORY;
     if (!error)
         error = check_absent(db->os, path, "");
     if (!error)
         error = check_absent(db->os, log_path, ", the log of another store");
-    if (!error) {
-        snprintf(part, part_bytes, "%s%s", path, BACKUP_PART);
+    if (!error)
         error = to_part(db, path, part, options);
-    }
     memory_free(log_path);
     memory_free(part);
     return error;

@@ -304,7 +304,7 @@ static enum fkv_error check_closed(struct os *os, const char *path,
 {
     struct check check = {0};
     begin(&check, options);
-    char *log_path = image_log_path(path);
+    char *log_path = log_name(path);
     enum fkv_error error = log_path ? check.error : FKV_NO_MEMORY;
     if (!error)
         error = open_files(&check, os, path, log_path);

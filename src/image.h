@@ -105,9 +105,6 @@ struct image_log {
     size_t window_bytes, window_room;
 };
 
-/* The name of the log of a store; to be given to memory_free. */
-char *image_log_path(const char *path);
-
 /* The log of the store with this id, open in `file`. FKV_OK, FKV_NO_MEMORY, or the error of asking
  * for its size. */
 enum fkv_error image_log_open(struct image_log *log, const struct os_ops *ops, struct os_file *file,

@@ -13,18 +13,6 @@ static size_t window_bytes(const struct image_log *log, uint64_t offset, size_t 
     return (size_t)min_u64(max_u64(bytes, least), log->size - offset);
 }
 
-char *image_log_path(const char *path)
-{
-    static const char suffix[] = "-wal";
-    size_t length = strlen(path);
-    char *log_path = memory_new(length + sizeof suffix);
-    if (log_path) {
-        memcpy(log_path, path, length);
-        memcpy(log_path + length, suffix, sizeof suffix);
-    }
-    return log_path;
-}
-
 enum fkv_error image_log_open(struct image_log *log, const struct os_ops *ops, struct os_file *file,
                               const char *path, const uint8_t store_id[16])
 {

@@ -18,6 +18,11 @@
 
 enum { BUFFER_BYTES = 16 * KIB }; /* larger frames are stored, whoever syncs them, if they may be */
 
+char *log_name(const char *store_path)
+{
+    return memory_join(store_path, "-wal");
+}
+
 void log_make(struct log *log, const struct os_ops *ops, const char *path, uint64_t size_max,
               struct data_sync *data)
 {

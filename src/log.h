@@ -87,6 +87,9 @@ struct log {
     struct data_sync *data;
 };
 
+/* The name of the log of a store; to be given to memory_free. */
+char *log_name(const char *store_path);
+
 void log_make(struct log *log, const struct os_ops *ops, const char *path, uint64_t size_max,
               struct data_sync *data);
 /* Write the header of a new log and map it; the file is open in log->file. To sync it is up to the

@@ -194,6 +194,17 @@ void *memory_resize(void *block, size_t bytes)
     return resized;
 }
 
+char *memory_join(const char *a, const char *b)
+{
+    size_t length = strlen(a), more = strlen(b);
+    char *joined = memory_new(length + more + 1);
+    if (joined) {
+        memcpy(joined, a, length);
+        memcpy(joined + length, b, more);
+    }
+    return joined;
+}
+
 void memory_free(void *block)
 {
     if (block)

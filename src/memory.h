@@ -19,6 +19,8 @@ void *memory_new(size_t bytes);
 void *memory_buffer(size_t bytes);
 /* Grow or shrink; the old block stays valid on NULL. New bytes are not zeroed. */
 void *memory_resize(void *block, size_t bytes);
+/* Two strings in one. */
+char *memory_join(const char *a, const char *b);
 void memory_free(void *block);
 
 struct reservation {

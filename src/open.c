@@ -548,17 +548,6 @@ static void drop(struct fkv *db)
     memory_free(db);
 }
 
-static char *join(const char *path, const char *suffix)
-{
-    size_t length = strlen(path), more = strlen(suffix);
-    char *joined = memory_new(length + more + 1);
-    if (joined) {
-        memcpy(joined, path, length);
-        memcpy(joined + length, suffix, more);
-    }
-    return joined;
-}
-
 static enum fkv_error make_handle(struct os *os, const char *path, const fkv_options *options,
                                   struct fkv **made)
 {
@@ -587,8 +576,8 @@ static enum fkv_error make_handle(struct os *os, const char *path, const fkv_opt
     pthread_cond_init(&db->room_made, NULL);
     collector_make(&db->collector,
                    options->garbage_percent_max ? options->garbage_percent_max : 100);
-    db->path = join(path, "");
-    db->log_path = join(path, "-wal");
+    db->path = memory_join(path, "");
+    db->log_path = log_name(path);
     if (!db->path || !db->log_path)
         return FKV_NO_MEMORY;
     void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

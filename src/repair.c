@@ -95,7 +95,7 @@ static bool is_absent(struct os *os, const char *path)
 
 static void remove_new(struct repair *repair)
 {
-    char *log_path = image_log_path(repair->new_path);
+    char *log_path = log_name(repair->new_path);
     repair->os->ops->remove(repair->os, repair->new_path);
     if (log_path)
         repair->os->ops->remove(repair->os, log_path);
@@ -109,7 +109,7 @@ static enum fkv_error create(struct repair *repair)
     options.flags = FKV_EXCLUSIVE | FKV_NO_THREAD;
     if (repair->header && repair->header->features & FEATURE_DIGEST)
         options.flags |= FKV_DIGEST;
-    char *log_path = image_log_path(repair->new_path);
+    char *log_path = log_name(repair->new_path);
     bool absent =
         log_path && is_absent(repair->os, repair->new_path) && is_absent(repair->os, log_path);
     enum fkv_error error = store_open(repair->os, repair->new_path, &options, &repair->out);
@@ -530,7 +530,7 @@ static enum fkv_error begin(struct repair *repair)
     repair->bytes = memory_new(SECTOR_BYTES);
     repair->piece_bytes = memory_new(SECTOR_BYTES);
     repair->refer_bytes = memory_new(RECORD_BYTES_MAX);
-    repair->log_path = image_log_path(repair->path);
+    repair->log_path = log_name(repair->path);
     if (!repair->bytes || !repair->piece_bytes || !repair->refer_bytes || !repair->log_path)
         return FKV_NO_MEMORY;
     return FKV_OK;
