@@ -70,6 +70,16 @@ static inline enum fkv_error call_options(void *all, size_t all_bytes, const voi
     return FKV_OK;
 }
 
+/* Give the caller as much of the result as he knows of. */
+static inline void call_give(void *to, size_t to_bytes, const void *from, size_t from_bytes)
+{
+    if (!to)
+        return;
+    if (to_bytes > from_bytes)
+        memset(to, 0, to_bytes);
+    memcpy(to, from, min_u64(to_bytes, from_bytes));
+}
+
 /* Not a key at all: why? */
 enum fkv_error call_no_key(const void *bytes, size_t size);
 

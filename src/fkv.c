@@ -72,7 +72,7 @@ enum fkv_error call_path(const char *path, char *followed)
     return status ? error_os(status, "open", path) : FKV_OK;
 }
 
-enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db)
+enum fkv_error fkv_open(const char *path, const fkv_options *given, fkv **db)
 {
     if (db)
         *db = NULL;
@@ -82,8 +82,14 @@ enum fkv_error fkv_open(const char *path, const fkv_options *options, fkv **db)
                    : !path ? "the path is NULL"
                            : "the path is empty");
     char followed[PATH_MAX];
-    enum fkv_error error = call_path(path, followed);
-    return said(NULL, error ? error : store_open(os_posix(), followed, options, db));
+    fkv_options options;
+    fkv_options_init(&options);
+    enum fkv_error error =
+        call_options(&options, sizeof options, given, offsetof(fkv_options, garbage_percent_max),
+                     "fkv_options_init");
+    if (error || (error = call_path(path, followed)))
+        return said(NULL, error);
+    return said(NULL, store_open(os_posix(), followed, &options, db));
 }
 
 enum fkv_error fkv_close(fkv *db)
@@ -477,10 +483,6 @@ enum fkv_error fkv_get_stats(fkv *db, fkv_stats *stats, size_t stats_bytes)
     pthread_mutex_lock(&db->writer);
     fill_stats(db, &all);
     pthread_mutex_unlock(&db->writer);
-    if (stats_bytes > sizeof all) {
-        memset(stats, 0, stats_bytes);
-        stats_bytes = sizeof all;
-    }
-    memcpy(stats, &all, stats_bytes);
+    call_give(stats, stats_bytes, &all, sizeof all);
     return FKV_OK;
 }

@@ -56,16 +56,6 @@ static enum fkv_error take_options(const fkv_check_options *given, struct check_
     return FKV_OK;
 }
 
-/* Give the caller as much of the result as he knows of. */
-static void give(void *to, size_t to_bytes, const void *from, size_t from_bytes)
-{
-    if (!to)
-        return;
-    if (to_bytes > from_bytes)
-        memset(to, 0, to_bytes);
-    memcpy(to, from, to_bytes < from_bytes ? to_bytes : from_bytes);
-}
-
 enum fkv_error fkv_check(fkv *db, const fkv_check_options *given, fkv_check_result *result,
                          size_t result_bytes)
 {
@@ -80,7 +70,7 @@ enum fkv_error fkv_check(fkv *db, const fkv_check_options *given, fkv_check_resu
     check_wait(db);
     error = store_check(db, &options, &found);
     pthread_mutex_unlock(&db->writer);
-    give(result, result_bytes, &found, sizeof found);
+    call_give(result, result_bytes, &found, sizeof found);
     return said(db, error);
 }
 
@@ -97,7 +87,7 @@ enum fkv_error fkv_check_file(const char *path, const fkv_check_options *given,
     char followed[PATH_MAX];
     if (!(error = call_path(path, followed)))
         error = check_file(os_posix(), followed, &options, &found);
-    give(result, result_bytes, &found, sizeof found);
+    call_give(result, result_bytes, &found, sizeof found);
     return said(NULL, error);
 }
 
@@ -138,6 +128,6 @@ enum fkv_error fkv_repair(const char *path, const char *new_path, const fkv_repa
     char followed[PATH_MAX];
     if (!(error = call_path(path, followed)))
         error = repair(os_posix(), followed, new_path, &options, &found);
-    give(result, result_bytes, &found, sizeof found);
+    call_give(result, result_bytes, &found, sizeof found);
     return said(NULL, error);
 }

@@ -688,19 +688,14 @@ static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
 enum fkv_error store_open(struct os *os, const char *path, const fkv_options *given,
                           struct fkv **opened)
 {
-    fkv_options options;
-    fkv_options_init(&options);
-    if (given) {
-        if (given->size < sizeof(size_t) + sizeof(uint32_t))
-            return error_set(FKV_INVALID, "options were not made with fkv_options_init");
-        memcpy(&options, given, given->size < sizeof options ? given->size : sizeof options);
-    }
+    const fkv_options defaults = {0};
+    const fkv_options *options = given ? given : &defaults;
     struct fkv *db = NULL;
-    enum fkv_error error = check_options(&options);
+    enum fkv_error error = check_options(options);
     if (!error)
-        error = make_handle(os, path, &options, &db);
+        error = make_handle(os, path, options, &db);
     if (!error)
-        error = open_store(db, &options);
+        error = open_store(db, options);
     if (error && db) {
         stop_threads(db);
         if (db->made_file) {

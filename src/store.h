@@ -236,6 +236,7 @@ static inline void store_lock(struct fkv *db)
 }
 
 /* ---- open.c */
+/* Whole options, or NULL: the defaults. */
 enum fkv_error store_open(struct os *os, const char *path, const fkv_options *options,
                           struct fkv **db);
 enum fkv_error store_close(struct fkv *db);
