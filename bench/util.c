@@ -4,26 +4,28 @@
 #include <stdio.h>
 #include <string.h>
 
+static void say(const char *format, va_list arguments)
+{
+    fflush(stdout);
+    fputs("\nfkv-bench: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+}
+
 void complain(const char *format, ...)
 {
     va_list arguments;
-    fflush(stdout);
-    fputs("\nfkv-bench: ", stderr);
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    say(format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
 }
 
 void die(const char *format, ...)
 {
     va_list arguments;
-    fflush(stdout);
-    fputs("\nfkv-bench: ", stderr);
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    say(format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
     exit(1);
 }
 
