@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 #include "check_parts.h"
-#include "fetch.h"
 #include "tree.h"
 
 /* docs/space-bound.md: dead cells may exceed the bound by 5.1 sectors, and what is not yet paid. */
@@ -348,54 +347,4 @@ enum fkv_error check_file(struct os *os, const char *path, const struct check_op
     default:
         return error;
     }
-}
-
-/* ---------------------------------------------------------------- counting */
-
-static enum fkv_error count_sector(struct fkv *db, uint32_t sector, struct sector_room *room,
-                                   struct cell_counts *counts)
-{
-    const uint8_t *base;
-    bool open = db->tail.open && sector == db->tail.sector;
-    uint32_t end = open ? db->tail.cell : SECTOR_CELLS;
-    enum fkv_error error = sectors_prepare(&db->sectors, sector);
-    if (error || (error = fetch_sector(db, sector, room, &base)))
-        return error;
-    for (uint32_t cell = SECTOR_HEADER_CELLS, cells; cell < end; cell += cells) {
-        const uint8_t *record = base + (size_t)cell * CELL_BYTES;
-        if (!(cells = record_walk(record, end - cell)))
-            return error_set(FKV_DAMAGED, "%s: no record in sector %u, cell %u", db->path, sector,
-                             cell);
-        if (record_header(record).kind == RECORD_PAD)
-            *(pad_is_gap(cell, cells) ? &counts->dead : &counts->pad) += cells;
-        else if (sectors_is_dead(&db->sectors, (uint64_t)sector * SECTOR_CELLS + cell))
-            counts->dead += cells;
-        else
-            counts->live += cells;
-    }
-    return FKV_OK;
-}
-
-enum fkv_error check_count_cells(struct fkv *db, struct cell_counts *total,
-                                 void (*each)(void *context, uint32_t sector,
-                                              const struct cell_counts *counts),
-                                 void *context)
-{
-    *total = (struct cell_counts){0};
-    struct sector_room room = {0};
-    enum fkv_error error = FKV_OK;
-    for (uint32_t sector = 1; !error && sector < db->sectors.count; sector++) {
-        struct cell_counts counts = {0};
-        if (sector_state(&db->sectors, sector)->type != SECTOR_VALUES)
-            continue;
-        if ((error = count_sector(db, sector, &room, &counts)))
-            break;
-        total->live += counts.live;
-        total->dead += counts.dead;
-        total->pad += counts.pad;
-        if (each)
-            each(context, sector, &counts);
-    }
-    sector_room_drop(&room);
-    return error;
 }

@@ -45,19 +45,4 @@ void check_wait(struct fkv *db);
 enum fkv_error check_file(struct os *os, const char *path, const struct check_options *options,
                           fkv_check_result *result);
 
-/* Cells of a values sector, or of all of them. Live and dead are counted from records and maps. */
-struct cell_counts {
-    uint64_t live, dead, pad;
-};
-
-/*
- * Count the cells of all values sectors by walking their records, without checking anything else;
- * `each`, if not NULL, gets every sector's. The writer lock is held. FKV_DAMAGED if a sector cannot
- * be walked. Cells of large sectors are not in it.
- */
-enum fkv_error check_count_cells(struct fkv *db, struct cell_counts *total,
-                                 void (*each)(void *context, uint32_t sector,
-                                              const struct cell_counts *counts),
-                                 void *context);
-
 #endif
