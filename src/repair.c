@@ -95,11 +95,8 @@ static bool is_absent(struct os *os, const char *path)
 
 static void remove_new(struct repair *repair)
 {
-    char *log_path = log_name(repair->new_path);
     repair->os->ops->remove(repair->os, repair->new_path);
-    if (log_path)
-        repair->os->ops->remove(repair->os, log_path);
-    memory_free(log_path);
+    repair->os->ops->remove(repair->os, repair->new_log_path);
 }
 
 static enum fkv_error create(struct repair *repair)
@@ -109,28 +106,22 @@ static enum fkv_error create(struct repair *repair)
     options.flags = FKV_EXCLUSIVE | FKV_NO_THREAD;
     if (repair->header && repair->header->features & FEATURE_DIGEST)
         options.flags |= FKV_DIGEST;
-    char *log_path = log_name(repair->new_path);
     bool absent =
-        log_path && is_absent(repair->os, repair->new_path) && is_absent(repair->os, log_path);
+        is_absent(repair->os, repair->new_path) && is_absent(repair->os, repair->new_log_path);
     enum fkv_error error = store_open(repair->os, repair->new_path, &options, &repair->out);
     if (error && absent && error != FKV_EXISTS && error != FKV_IN_USE)
         remove_new(repair); /* what an opening leaves that cannot take back what it has begun */
-    if (error || !repair->header) {
-        memory_free(log_path);
+    if (error || !repair->header)
         return error;
-    }
     error = store_close(repair->out);
     repair->out = NULL;
     if (!error)
         error = adopt_salt(repair);
-    if (!error && !log_path)
-        error = FKV_NO_MEMORY;
     if (!error) { /* a closed store needs no log, and this one is of another id perhaps */
-        repair->os->ops->remove(repair->os, log_path);
+        repair->os->ops->remove(repair->os, repair->new_log_path);
         options.flags = FKV_NO_CREATE | FKV_NO_THREAD;
         error = store_open(repair->os, repair->new_path, &options, &repair->out);
     }
-    memory_free(log_path);
     if (error)
         remove_new(repair);
     return error;
@@ -531,9 +522,10 @@ static enum fkv_error begin(struct repair *repair)
     repair->piece_bytes = memory_new(SECTOR_BYTES);
     repair->refer_bytes = memory_new(RECORD_BYTES_MAX);
     repair->log_path = log_name(repair->path);
-    if (!repair->bytes || !repair->piece_bytes || !repair->refer_bytes || !repair->log_path)
-        return FKV_NO_MEMORY;
-    return FKV_OK;
+    repair->new_log_path = log_name(repair->new_path);
+    bool all = repair->bytes && repair->piece_bytes && repair->refer_bytes && repair->log_path &&
+               repair->new_log_path;
+    return all ? FKV_OK : FKV_NO_MEMORY;
 }
 
 static void drop(struct repair *repair)
@@ -551,6 +543,7 @@ static void drop(struct repair *repair)
     memory_free(repair->piece_bytes);
     memory_free(repair->refer_bytes);
     memory_free(repair->log_path);
+    memory_free(repair->new_log_path);
     if (repair->log_file)
         repair->os->ops->close(repair->log_file);
     if (repair->file)

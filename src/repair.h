@@ -96,7 +96,7 @@ struct repair {
 
     struct os *os;
     const char *path, *new_path;
-    char *log_path;
+    char *log_path, *new_log_path;
     struct os_file *file, *log_file;
     struct check check; /* of the image: the index, if it is needed */
     bool index_loaded;
