@@ -614,12 +614,17 @@ static enum fkv_error load_page(struct index *index, uint32_t id, uint32_t page,
     return error;
 }
 
+/* find_segment for the writer, who alone changes the directory. */
+static uint32_t segment_id(const struct index *index, struct hash128 hash)
+{
+    return index->directory->segment[directory_slot(index->directory, hash)];
+}
+
 void index_prefetch_write(const struct index *index, struct hash128 hash)
 {
-    uint32_t id = index->directory->segment[directory_slot(index->directory, hash)];
+    uint32_t id = segment_id(index, hash);
     const struct segment *segment = segment_of(index, id);
-    struct fragment key = fragment_of(hash, segment->depth);
-    struct probe probe = probe_of(key.tag, segment->pages);
+    struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);
     uint32_t number = directory_read(index, id)->page[probe.page];
     __builtin_prefetch(pages_find(index->pages, SPACE_INDEX, number), 1);
     uint32_t frame = __atomic_load_n(&segment->frame[probe.page], __ATOMIC_RELAXED);
@@ -709,11 +714,6 @@ void index_prefetch(const struct index *index, struct hash128 hash)
 }
 
 /* ---------------------------------------------------------------- writing */
-
-static uint32_t segment_id(const struct index *index, struct hash128 hash)
-{
-    return index->directory->segment[directory_slot(index->directory, hash)];
-}
 
 /* Bring into memory what an insert of the key passes: all up to the first empty slot in its order.
  */
