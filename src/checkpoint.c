@@ -174,8 +174,9 @@ static enum fkv_error write_pages(struct fkv *db)
     enum fkv_error written = pages_write_staged(&db->pages);
     if (done)
         db->checkpoint.stage = CHECKPOINT_SYNC;
-    /* Pages that are not where the tree has them now: there must be no other checkpoint over it. */
-    return written ? store_fail(db, FKV_IO) : error;
+    if (!written || written == FKV_FULL) /* then they are to be written again, elsewhere */
+        return written ? written : error;
+    return store_fail(db, FKV_IO);
 }
 
 static enum fkv_error sync_store(struct fkv *db)

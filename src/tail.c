@@ -273,8 +273,10 @@ enum fkv_error tail_prepare(struct tail *tail, uint32_t cells, uint32_t leave)
     tail->opened[tail->opened_count++] = tail->spare;
     open_sector(tail, tail->spare, sectors->next_sequence, buffer);
     tail->spare = 0;
-    if (!tail->threads)
-        return tail_flush(tail);
+    if (!tail->threads) { /* without space it waits, until its buffer is needed */
+        error = tail_flush(tail);
+        return error == FKV_FULL ? FKV_OK : error;
+    }
     uint32_t low = sectors_run_low(sectors);
     if (low) {
         pthread_mutex_lock(&tail->queue_lock);
@@ -394,8 +396,10 @@ static enum fkv_error write_cells(struct tail *tail, struct buffer *buffer, uint
     uint64_t offset = (uint64_t)buffer->sector * SECTOR_BYTES + from;
     int status = sectors->ops->write(sectors->file, buffer->bytes + from, bytes, offset);
     if (status && !PLANTED(IGNORE_WRITE_ERROR)) {
-        tail->failed = true;
-        return error_os(status, "write values to", sectors->path);
+        enum fkv_error error = error_os(status, "write values to", sectors->path);
+        if (error != FKV_FULL) /* else it is written again, whole */
+            tail->failed = true;
+        return error;
     }
     sectors->ops->start_writeback(sectors->file, offset, bytes);
     tail->written_bytes += bytes;
@@ -497,6 +501,7 @@ enum fkv_error tail_flush_open(struct tail *tail, uint32_t sector, uint32_t cell
 void *tail_flusher(void *context)
 {
     enum { EXTEND_AT_ONCE = 2 };
+    const long without_space_ns = 50000000;
     struct tail *tail = context;
     pthread_mutex_lock(&tail->queue_lock);
     for (;;) {
@@ -515,10 +520,11 @@ void *tail_flusher(void *context)
             tail->extend -= (uint32_t)min_u64(tail->extend, extend);
             pthread_mutex_unlock(&tail->queue_lock);
         }
-        enum fkv_error error = flush_some(tail, 1);
+        if (flush_some(tail, 1) == FKV_FULL) /* whoever needs the buffer is told */
+            nanosleep(&(struct timespec){.tv_nsec = without_space_ns}, NULL);
         pthread_mutex_lock(&tail->queue_lock);
-        if (error)
-            break; /* `failed` is set; the buffers stay, readers go on */
+        if (tail->failed)
+            break; /* the buffers stay, readers go on */
     }
     pthread_mutex_unlock(&tail->queue_lock);
     return NULL;

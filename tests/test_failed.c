@@ -287,6 +287,67 @@ static void test_free_sectors_on_a_full_disk(void **state)
     end_whole(sim, db);
 }
 
+/* What a copy without zeros is: each page of them is a hole, but for those of one sector. */
+static void make_sparse(struct os_sim *sim, uint32_t but)
+{
+    static const uint8_t zeros[PAGE_BYTES];
+    struct os *os = os_sim_os(sim);
+    struct os_file *file;
+    uint64_t bytes;
+    uint8_t page[PAGE_BYTES];
+    assert_int_equal(os->ops->open(os, NAME, 0, &file), 0);
+    assert_int_equal(os->ops->size(file, &bytes), 0);
+    for (uint64_t at = 0; at < bytes; at += PAGE_BYTES) {
+        assert_int_equal(os->ops->read(file, page, PAGE_BYTES, at), 0);
+        if (memcmp(page, zeros, PAGE_BYTES) == 0 && at / SECTOR_BYTES != but)
+            assert_int_equal(os->ops->punch(file, at, PAGE_BYTES), 0);
+    }
+    os->ops->close(file);
+}
+
+/* The open sector (unless `pages`) and those of pages have holes, for which a full disk has no
+ * space: puts are refused, deletes are not, and all goes on when there is some. */
+static void sparse_copy_on_a_full_disk(uint32_t flags, bool pages)
+{
+    enum { BYTES = 3000, PUT = 100 };
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, MIB, 0);
+    for (uint32_t key = 0; key < PUT; key++)
+        put(db, key, BYTES);
+    uint32_t open_sector = db->tail.sector;
+    assert_ok(store_close(db));
+    make_sparse(sim, pages ? open_sector : 0);
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = flags;
+    options.log_bytes_max = MIB;
+    assert_ok(store_open(os_sim_os(sim), NAME, &options, &db));
+    uint32_t key = PUT;
+    put(db, key++, BYTES); /* has sectors for the collector */
+    os_sim_set_capacity(sim, os_sim_used(sim));
+    enum fkv_error error = pages ? fkv_checkpoint(db) : FKV_FULL;
+    assert_error(error, FKV_FULL);
+    while (!(error = fkv_put(db, &key, sizeof key, value, BYTES)))
+        key++;
+    assert_error(error, FKV_FULL);
+    assert_ok(fkv_delete(db, &(uint32_t){1}, sizeof(uint32_t)));
+    os_sim_set_capacity(sim, 0);
+    assert_ok(fkv_checkpoint(db));
+    put(db, key, BYTES);
+    for (uint32_t i = 2; i <= key; i++)
+        assert_ok(fkv_exists(db, &i, sizeof i));
+    end_whole(sim, db);
+}
+
+static void test_sparse_copy_on_a_full_disk(void **state)
+{
+    (void)state;
+    for (int pages = 0; pages < 2; pages++) {
+        sparse_copy_on_a_full_disk(0, pages);
+        sparse_copy_on_a_full_disk(FKV_NO_THREAD, pages);
+    }
+}
+
 /* A full store of short values: returns how many. */
 static uint32_t fill_disk(struct fkv *db)
 {
@@ -486,9 +547,10 @@ static void test_details(void **state)
         unsigned kinds;
         int error;
         const char *text;
-    } faults[] = {{OS_SIM_SYNC, -EIO, "sync store: "},
-                  {OS_SIM_WRITE, -EIO, "write values to store: "},
-                  {OS_SIM_WRITE, -ENOSPC, "write values to store: "}};
+        enum fkv_error again;
+    } faults[] = {{OS_SIM_SYNC, -EIO, "sync store: ", FKV_FAILED},
+                  {OS_SIM_WRITE, -EIO, "write values to store: ", FKV_FAILED},
+                  {OS_SIM_WRITE, -ENOSPC, "write values to store: ", FKV_FULL}};
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         struct os_sim *sim = os_sim_new(NULL);
         struct fkv *db;
@@ -503,7 +565,7 @@ static void test_details(void **state)
                                                 .name_end = NAME});
         assert_true(fkv_checkpoint(db) != FKV_OK);
         assert_memory_equal(fkv_error_detail(db), faults[i].text, strlen(faults[i].text));
-        assert_error(fkv_checkpoint(db), FKV_FAILED);
+        assert_error(fkv_checkpoint(db), faults[i].again);
         store_close(db);
         os_sim_free(sim);
     }
@@ -733,6 +795,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_opened_on_a_full_disk),
         cmocka_unit_test(test_many_changes_on_a_full_disk),
         cmocka_unit_test(test_free_sectors_on_a_full_disk),
+        cmocka_unit_test(test_sparse_copy_on_a_full_disk),
         cmocka_unit_test(test_load_tried_again),
         cmocka_unit_test(test_segment_without_memory),
         cmocka_unit_test(test_details),
