@@ -309,6 +309,8 @@ static void over(struct fkv *db, enum fkv_error error)
     index_trim_again(&db->index);
     checkpoint->stage = CHECKPOINT_IDLE;
     checkpoint->over++;
+    if (!error)
+        checkpoint->last_well = checkpoint->over;
     pthread_cond_broadcast(&db->checkpoint_over);
     unlock(db);
 }
@@ -453,22 +455,23 @@ void checkpoint_poll(struct fkv *db)
         advance(db);
 }
 
+/* At the end of each the writer lock is released, without threads too: others may have begun the
+ * next by then, and it may be over, well or not. */
 enum fkv_error checkpoint_run(struct fkv *db)
 {
     struct checkpoint *checkpoint = &db->checkpoint;
     enum fkv_error error = store_writable(db);
     if (error)
         return error;
-    if (!db->threads) {
-        while (checkpoint->stage != CHECKPOINT_IDLE)
-            advance(db);
-        if (store_has_failed(db)) /* after a failed sync no other is to be believed */
-            return FKV_IO;
-        start(db);
-        while (checkpoint->stage != CHECKPOINT_IDLE)
-            advance(db);
-    }
     uint64_t until = checkpoint_next_over(db);
+    while (!db->threads && checkpoint->over < until) {
+        if (checkpoint->stage != CHECKPOINT_IDLE)
+            advance(db);
+        else if (store_has_failed(db)) /* after a failed sync no other is to be believed */
+            return FKV_IO;
+        else
+            start(db);
+    }
     while (db->threads && checkpoint->over < until && !db->stop) {
         if (checkpoint->stage == CHECKPOINT_IDLE) {
             checkpoint->wanted = true;
@@ -476,8 +479,7 @@ enum fkv_error checkpoint_run(struct fkv *db)
         }
         pthread_cond_wait(&db->checkpoint_over, &db->writer);
     }
-    error = checkpoint->error;
-    if (error && db->threads)
+    if ((error = checkpoint_error_of(db, until)))
         error_set(error, "%s", checkpoint->error_text);
     return error;
 }

@@ -127,8 +127,9 @@ static void end(struct fkv *db)
     enum { SECTORS_TO_KEEP = 8 };
     const struct compaction *compaction = &db->compaction;
     uint64_t number = compaction->number;
-    if (db->checkpoint.error) {
-        compaction_end(db, db->checkpoint.error);
+    enum fkv_error error = checkpoint_error_of(db, compaction->until);
+    if (error) {
+        compaction_end(db, error);
     } else if (is_released(db)) {
         sectors_trim(&db->sectors, SECTORS_TO_KEEP, false, &db->writer);
         /* The lock was released: another may have been begun. */

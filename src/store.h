@@ -93,6 +93,7 @@ struct checkpoint {
     _Atomic int64_t owed_ns; /* commits are to sleep so long, together; less than 0: slept more */
     uint64_t over;           /* how many have ended, well or not */
     uint64_t done;           /* how many well */
+    uint64_t last_well;      /* `over` when the last of those had */
     enum fkv_error error;    /* of the last one */
     char error_text[ERROR_TEXT_BYTES]; /* what its thread said of that */
     _Atomic uint64_t header_bytes;
@@ -431,6 +432,12 @@ void checkpoint_poll(struct fkv *db);
 static inline uint64_t checkpoint_next_over(const struct fkv *db)
 {
     return db->checkpoint.over + (db->checkpoint.stage <= CHECKPOINT_INDEX ? 1 : 2);
+}
+/* Why there is none that holds the state of the moment when this was the next: none if it, or one
+ * after it, has ended well. */
+static inline enum fkv_error checkpoint_error_of(const struct fkv *db, uint64_t next_over)
+{
+    return db->checkpoint.last_well >= next_over ? FKV_OK : db->checkpoint.error;
 }
 /* After a commit, with no lock held: sleep if it outruns a checkpoint. */
 void checkpoint_pause(struct fkv *db);

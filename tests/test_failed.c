@@ -635,6 +635,41 @@ static void test_log_not_in_place(void **state)
     assert_true(refused > 30);
 }
 
+/* Another caller's checkpoint, that fails. */
+static void checkpoint_fails(void *context, struct os_sim *sim, enum os_sim_kind kind)
+{
+    struct fkv *db = context;
+    (void)kind;
+    os_sim_set_hook(sim, 0, NULL, NULL);
+    assert_ok(fkv_delete(db, &(uint32_t){0}, sizeof(uint32_t)));
+    os_sim_fail(sim, &(struct os_sim_fault){
+                         .kinds = OS_SIM_WRITE, .nth = 1, .error = -ENOSPC, .forever = true});
+    assert_error(fkv_checkpoint(db), FKV_FULL);
+    os_sim_fail(sim, NULL);
+}
+
+/* One that goes well gives back space, without the lock of writers: what others do meanwhile is not
+ * its own. */
+static void test_checkpoint_beside_another(void **state)
+{
+    (void)state;
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, 0, 0);
+    for (uint32_t key = 0; key < KEYS; key++)
+        put(db, key, LARGE_BYTES);
+    for (uint32_t key = 1; key < KEYS - 1; key++) /* the last keeps the file so long */
+        assert_ok(fkv_delete(db, &key, sizeof key));
+    pthread_mutex_lock(&db->writer);
+    assert_ok(checkpoint_run(db));
+    pthread_mutex_unlock(&db->writer);
+    reclaim_wait(&db->reclaim);
+    uint64_t calls = os_sim_calls(sim, OS_SIM_PUNCH);
+    os_sim_set_hook(sim, OS_SIM_PUNCH, checkpoint_fails, db);
+    assert_ok(fkv_checkpoint(db));
+    assert_true(os_sim_calls(sim, OS_SIM_PUNCH) > calls);
+    end_whole(sim, db);
+}
+
 struct reading {
     struct fkv *db;
     _Atomic bool began, written;
@@ -799,6 +834,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_load_tried_again),
         cmocka_unit_test(test_segment_without_memory),
         cmocka_unit_test(test_details),
+        cmocka_unit_test(test_checkpoint_beside_another),
         cmocka_unit_test(test_reader_beside_a_full_log),
         cmocka_unit_test(test_log_not_in_place),
         cmocka_unit_test(test_opened_sector),
