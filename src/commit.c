@@ -216,7 +216,8 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
     }
     count_needs(db, writes, count, needs);
     uint64_t frames = min_u64(needs->pages, db->pages.pending_pages + 64) + 16;
-    if ((error = pages_reserve_frames(&db->pages, (uint32_t)frames)))
+    if ((error = log_can_hold(&db->log, needs->log_bytes)) ||
+        (error = pages_reserve_frames(&db->pages, (uint32_t)frames)))
         return error;
     if ((error = sectors_reserve(&db->sectors, needs->sectors,
                                  needs->record_bytes ? RESERVE_FOR_COLLECTOR : RESERVE_NONE,

@@ -425,7 +425,8 @@ static enum fkv_error commit(struct fkv_load *load)
     bool log_full;
     commit_wait_for_room(db);
     for (;;) {
-        if ((error = store_writable(db)) || (error = commit_has_number(db)))
+        if ((error = store_writable(db)) || (error = commit_has_number(db)) ||
+            (error = log_can_hold(&db->log, log_bytes_for(load))))
             break;
         if (db->sectors.next_sequence > load->sequence) {
             error = error_set(FKV_CONFLICT, "%s: too much was written while the load was open",

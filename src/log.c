@@ -320,18 +320,24 @@ static bool is_beyond_map(const struct log *log, uint64_t bytes)
     return log->head.offset + bytes + wrap_bytes > log->map_bytes && fits_at_front(log, 0);
 }
 
+enum fkv_error log_can_hold(const struct log *log, uint64_t bytes)
+{
+    bool can = bytes < UINT32_MAX && LOG_FRAMES_OFFSET + bytes + wrap_bytes <= log->map_bytes;
+    return can ? FKV_OK : too_large(log, bytes);
+}
+
 static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
 {
     *full = false;
-    if (bytes >= UINT32_MAX || LOG_FRAMES_OFFSET + bytes + wrap_bytes > log->map_bytes)
-        return too_large(log, bytes);
+    enum fkv_error error = log_can_hold(log, bytes);
+    if (error)
+        return error;
     if (fits_at_head(log, bytes))
         return FKV_OK;
     /* Go back to the front if there is enough room there that it is worth it. */
     bool front = fits_at_front(log, bytes);
     if (front && (log->size >= log->size_max || log->start > log->size / 2))
         return wrap(log);
-    enum fkv_error error;
     bool alone = log->live_bytes == 0; /* nothing that a checkpoint could free */
     if (alone && is_beyond_map(log, bytes)) {
         if ((error = wrap(log)))

@@ -105,8 +105,10 @@ enum fkv_error log_open(struct log *log, const uint8_t store_id[16]);
 void log_drop(struct log *log);
 uint64_t log_memory_bytes(const struct log *log);
 
-/* Make sure that a frame of so many bytes fits. *full if a checkpoint must free room first; then
- * FKV_FULL is returned. */
+/* FKV_FULL if a frame of so many bytes can never fit. */
+enum fkv_error log_can_hold(const struct log *log, uint64_t bytes);
+/* Make sure that one fits. *full if a checkpoint must free room first; then FKV_FULL is returned.
+ */
 enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full);
 /* Where the operations of the next frame go, room for which was reserved. `synced`: a log_sync
  * follows at once; nothing depends on that but time. */

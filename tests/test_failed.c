@@ -511,6 +511,37 @@ static enum fkv_error put_with_frames(struct fkv *db, uint32_t key, uint32_t fra
     return error;
 }
 
+/* What can never have room in the log is refused, and no checkpoint is made to make some. */
+static void test_too_large_for_the_log(void **state)
+{
+    (void)state;
+    enum { BEFORE = 50, RECORDS = 15, PAIRS = 50000 };
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, 4 * MIB, 0);
+    for (uint32_t key = 0; key < BEFORE; key++)
+        put(db, key, 100);
+    fkv_txn *txn;
+    assert_ok(fkv_txn_begin(db, &txn));
+    for (uint32_t key = 0; key < RECORDS; key++)
+        assert_ok(fkv_txn_put(txn, &key, sizeof key, value, VALUE_BYTES));
+    fkv_load *load;
+    assert_ok(fkv_load_begin(db, &load));
+    for (uint32_t key = 0; key < PAIRS; key++)
+        assert_ok(fkv_load_put(load, &key, sizeof key, value, 1));
+    uint64_t checkpoints = db->checkpoint.done;
+    size_t map_bytes = db->log.map_bytes;
+    db->log.map_bytes = MIB;
+    assert_error(fkv_txn_commit(txn, 0), FKV_FULL);
+    assert_error(fkv_load_commit(load), FKV_FULL);
+    assert_int_equal(db->checkpoint.done, checkpoints);
+    db->log.map_bytes = map_bytes;
+    assert_ok(fkv_txn_commit(txn, 0));
+    assert_ok(fkv_load_commit(load));
+    fkv_txn_free(txn);
+    fkv_load_free(load);
+    end_whole(sim, db);
+}
+
 /* A segment of the index that would be the first of a page of the directory finds no memory for
  * that page, after it had an id. */
 static void test_segment_without_memory(void **state)
@@ -832,6 +863,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_free_sectors_on_a_full_disk),
         cmocka_unit_test(test_sparse_copy_on_a_full_disk),
         cmocka_unit_test(test_load_tried_again),
+        cmocka_unit_test(test_too_large_for_the_log),
         cmocka_unit_test(test_segment_without_memory),
         cmocka_unit_test(test_details),
         cmocka_unit_test(test_checkpoint_beside_another),
