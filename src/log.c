@@ -422,16 +422,17 @@ static enum fkv_error sync_files(struct log *log)
 /*
  * Those who shared the last sync are on their way back with their next commits, if that is what
  * they do: a sync that does not wait for them leaves them to the one after it, and all wait twice.
- * So give way until as many have come, for half of the time that a sync takes at most. A thread
- * that syncs alone never waits.
+ * So give way until as many have come, for half of the time that a sync takes at most, and not
+ * longer where that is much: who is on the way is here soon. A thread that syncs alone never waits.
  */
 static void gather(const struct log *log)
 {
+    const uint64_t most_ns = 2000000;
     uint64_t until = 0;
     while (atomic_load(&log->sync_arrived) - log->sync_served < log->sync_group) {
         uint64_t now = clock_ns();
         if (!until)
-            until = now + log->sync_ns / 2;
+            until = now + min_u64(log->sync_ns / 2, most_ns);
         if (now >= until)
             break;
         sched_yield();

@@ -657,6 +657,22 @@ static void test_frames_in_values(void **state)
     drop_world(&world);
 }
 
+/* A sync took long, and was for two: who begins the next alone does not wait as long for the other.
+ */
+static void test_sync_after_a_long_one(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, 15, 4 * MIB);
+    append(&world, 64, 0);
+    world.log.sync_ns = 4000000000;
+    world.log.sync_group = 2;
+    double began = support_now();
+    assert_ok(log_sync(&world.log, world.commit));
+    assert_true(support_now() - began < 1);
+    drop_world(&world);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -673,6 +689,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_cut_off_frames),
         cmocka_unit_test(test_frames_in_values),
         cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_sync_after_a_long_one),
         cmocka_unit_test(test_model),
     };
     return SUPPORT_RUN(argc, argv, tests);
