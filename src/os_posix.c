@@ -27,6 +27,7 @@
 
 #include "memory.h"
 #include "os.h"
+#include "thread.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -372,9 +373,17 @@ static int allocate_range(int fd, off_t offset, off_t bytes)
     return -result;
 }
 
+/* The tmpfs of kernels before 6.10 gives up all that it has done when a signal comes: in a program
+ * that a timer interrupts often it would never be done. */
 static int posix_allocate(struct os_file *file, uint64_t offset, uint64_t bytes)
 {
-    return bytes == 0 ? 0 : allocate_range(file->fd, (off_t)offset, (off_t)bytes);
+    sigset_t before;
+    if (bytes == 0)
+        return 0;
+    thread_block_signals(&before);
+    int status = allocate_range(file->fd, (off_t)offset, (off_t)bytes);
+    thread_restore_signals(&before);
+    return status;
 }
 
 static int posix_punch(struct os_file *file, uint64_t offset, uint64_t bytes)

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,7 +23,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -647,6 +650,43 @@ static void test_allocate_errors(void **state)
     place->os->ops->close(file);
 }
 
+/* As it is on tmpfs before Linux 6.10; it gives up where the C library would go on for ever. */
+static int interruptible_fallocate(int fd, int mode, off_t offset, off_t bytes)
+{
+    enum { TRIES_MAX = 20 };
+    static int tries;
+    if (nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL) == 0)
+        return os_posix_system_calls.fallocate(fd, mode, offset, bytes);
+    errno = ++tries < TRIES_MAX ? EINTR : EIO;
+    return -1;
+}
+
+static void handle(int signal)
+{
+    (void)signal;
+}
+
+/* While a timer interrupts the program more often than the call can bear. */
+static void test_allocate_interrupted(void **state)
+{
+    struct place *place = *state;
+    struct os_file *file = open_file(place, OS_CREATE);
+    struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART}, before;
+    struct itimerval often = {{0, 1000}, {0, 1000}}, never = {{0, 0}, {0, 0}};
+    struct os_posix_calls calls = os_posix_system_calls;
+    calls.fallocate = interruptible_fallocate;
+    sigaction(SIGALRM, &action, &before);
+    setitimer(ITIMER_REAL, &often, NULL);
+    os_posix_set_calls(&calls);
+    int status = place->os->ops->allocate(file, 0, MIB_BYTES);
+    os_posix_set_calls(NULL);
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    assert_int_equal(status, 0);
+    assert_size(place, file, MIB_BYTES);
+    place->os->ops->close(file);
+}
+
 static int failing_fdatasync(int fd)
 {
     (void)fd;
@@ -776,6 +816,7 @@ int main(void)
         ON_POSIX(test_interrupted_and_short),
         ON_POSIX(test_write_errors),
         ON_POSIX(test_allocate_errors),
+        ON_POSIX(test_allocate_interrupted),
         ON_POSIX(test_other_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
