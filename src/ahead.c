@@ -17,8 +17,6 @@ enum {
     /* With one operation of an unknown key for so many pages the whole index is read: each page
      * read alone costs about what four cost together. */
     PAGES_AN_UNKNOWN = 4,
-    /* After a loss of power the log is not in memory: so much of it is asked for at a time. */
-    ASK_BYTES = 8 << 20,
 };
 
 /* The next frame, if these bytes can be one at all; NULL at the end. */
@@ -140,17 +138,6 @@ void ahead_look(struct ahead *ahead, const struct fkv *db, uint32_t operations_d
     }
 }
 
-/* Have the log read in large pieces, ahead of the look at it. */
-static void ask_for_log(const struct fkv *db, uint64_t offset, uint64_t *asked)
-{
-    if (offset + ASK_BYTES < *asked) /* it went on at the front */
-        *asked = offset;
-    if (offset + ASK_BYTES / 2 < *asked)
-        return;
-    db->os->ops->start_read(db->log_file, *asked, ASK_BYTES);
-    *asked += ASK_BYTES;
-}
-
 void ahead_load_index(struct fkv *db)
 {
     struct index *index = &db->index;
@@ -166,7 +153,7 @@ void ahead_load_index(struct fkv *db)
     ahead_begin(&ahead, db);
     uint64_t asked = ahead.offset;
     for (;;) {
-        ask_for_log(db, ahead.offset, &asked);
+        log_read_ahead(&db->log, ahead.offset, &asked);
         if (!look_at_next(&ahead, db, &operation, &payload))
             break;
         struct hash128 hash;

@@ -497,6 +497,17 @@ enum fkv_error log_sync(struct log *log, uint64_t commit)
 
 /* ---------------------------------------------------------------- replay */
 
+void log_read_ahead(const struct log *log, uint64_t offset, uint64_t *asked)
+{
+    enum { AT_ONCE = 8 << 20 };
+    if (offset + AT_ONCE < *asked) /* it went on at the front */
+        *asked = offset;
+    if (offset + AT_ONCE / 2 < *asked)
+        return;
+    log->ops->start_read(log->file, *asked, AT_ONCE);
+    *asked += AT_ONCE;
+}
+
 /* Is there a whole frame at this offset? */
 static bool frame_at(const struct log *log, uint64_t offset, struct format_frame *header)
 {
@@ -578,10 +589,11 @@ static uint64_t step_over(const struct log *log, uint64_t offset)
  */
 enum fkv_error log_check_end(const struct log *log, uint64_t last_commit)
 {
-    uint64_t step;
+    uint64_t step, asked = LOG_FRAMES_OFFSET;
     for (uint64_t offset = LOG_FRAMES_OFFSET; offset + sizeof(struct format_frame) <= log->size;
          offset += step) {
         struct format_frame header;
+        log_read_ahead(log, offset, &asked);
         if (!any_frame_at(log, offset, &header)) {
             step = step_over(log, offset);
             continue;

@@ -135,6 +135,12 @@ struct log_frame {
     const uint8_t *end;
 };
 
+/*
+ * After a loss of power the log is not in memory, and the mapping would bring it in page by page:
+ * have it read in large pieces, ahead of who looks at it at `offset`. *asked: up to where; at first
+ * where he begins.
+ */
+void log_read_ahead(const struct log *log, uint64_t offset, uint64_t *asked);
 /* The frame at head, if it continues the chain: *found false at the end of the log. Moves head. */
 enum fkv_error log_next(struct log *log, struct log_frame *frame, bool *found);
 /*

@@ -276,9 +276,13 @@ static enum fkv_error look_through(struct fkv *db, bool spills, uint64_t *last_c
     struct log_frame frame;
     enum fkv_error error;
     bool found;
+    uint64_t asked = before.offset;
     db->replay_last = spills;
     *last_commit = db->commit;
-    while (!(error = log_next(log, &frame, &found)) && found) {
+    for (;;) {
+        log_read_ahead(log, log->head.offset, &asked);
+        if ((error = log_next(log, &frame, &found)) || !found)
+            break;
         if (frame.header.flags & FRAME_RESTART)
             continue;
         if (frame_is_commit(&frame.header) && frame.header.commit != ++*last_commit)

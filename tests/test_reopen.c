@@ -1,13 +1,17 @@
 /*
  * test_reopen: what the models (models/) found in openings after a sync that failed, or a loss of
  * power: each as it happens, on the simulated disk, with many lotteries; and with the bug planted
- * it must show.
+ * it must show. And what was found since.
  */
 #include "support.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "frame.h"
 #include "index_search.h"
@@ -560,6 +564,52 @@ static void test_plain_for_large(void **state)
     os_sim_free(sim);
 }
 
+static void leave_memory(const char *path)
+{
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    assert_int_equal(fdatasync(fd), 0);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); /* tmpfs keeps it */
+    close(fd);
+}
+
+static long major_faults(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_majflt;
+}
+
+/* A log that is not in memory, as after a loss of power, is read in large pieces before it is
+ * looked at in its mapping: not page by page. */
+static void test_cold_log(void **state)
+{
+    (void)state;
+    enum { PUTS = 10000, BYTES = 1000 };
+    static const char value[BYTES];
+    fkv *db;
+    fkv_options options;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    const char *path = support_path("cold"), *log = support_path("cold-wal");
+    pid_t child = fork();
+    if (!child) {
+        enum fkv_error error = fkv_open(path, &options, &db);
+        for (int i = 0; !error && i < PUTS; i++)
+            error = fkv_put(db, &i, sizeof i, value, sizeof value);
+        _exit(error || fkv_sync(db));
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    leave_memory(path);
+    leave_memory(log);
+    long before = major_faults();
+    assert_ok(fkv_open(path, &options, &db));
+    assert_in_range(major_faults() - before, 0, PUTS * BYTES / PAGE_BYTES / 4);
+    assert_ok(fkv_close(db));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -576,6 +626,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_pad_in_the_log),
         cmocka_unit_test(test_too_many_slots),
         cmocka_unit_test(test_plain_for_large),
+        cmocka_unit_test(test_cold_log),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
