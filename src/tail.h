@@ -70,7 +70,7 @@ struct tail {
     bool stop;
 
     _Atomic uint64_t written_bytes;
-    _Atomic bool failed; /* a write failed: the store is read-only from here */
+    _Atomic bool failed; /* a write failed, and not for want of space: from here on read-only */
 };
 
 enum fkv_error tail_make(struct tail *tail, struct sectors *sectors, struct reclaim *reclaim,
