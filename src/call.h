@@ -34,9 +34,6 @@ static inline enum fkv_error say(const fkv *db, enum fkv_error error, const char
 /* The file that a path leads to, through symbolic links; PATH_MAX bytes. */
 enum fkv_error call_path(const char *path, char *followed);
 
-/* The handle is NULL, or not just alive. */
-enum fkv_error call_handle_state(fkv *db);
-
 /* Of a call that may wait for readers. */
 static inline enum fkv_error check_handle(fkv *db)
 {

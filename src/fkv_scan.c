@@ -8,7 +8,7 @@ static enum fkv_error check_snapshot(const fkv_snapshot *snapshot)
 {
     if (snapshot->ended)
         return say_of(snapshot->owner, FKV_SNAPSHOT_ENDED, "the store was closed");
-    return check_alive(snapshot->db);
+    return check_handle(snapshot->db);
 }
 
 static enum fkv_error check_scan(const fkv_scan *scan)

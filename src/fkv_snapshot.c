@@ -10,7 +10,7 @@ static enum fkv_error check_snapshot(const fkv_snapshot *snapshot)
         return say_of(0, FKV_INVALID, "the snapshot is NULL");
     if (snapshot->ended)
         return say_of(snapshot->owner, FKV_SNAPSHOT_ENDED, "the store was closed");
-    return check_alive(snapshot->db);
+    return check_handle(snapshot->db);
 }
 
 enum fkv_error fkv_snapshot_open(fkv *db, fkv_snapshot **snapshot)

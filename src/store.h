@@ -258,6 +258,8 @@ enum fkv_error store_replay(struct fkv *db);
 /* All memory that the library holds for this store. */
 uint64_t store_memory_bytes(struct fkv *db);
 enum fkv_error key_make(const struct fkv *db, const void *bytes, size_t size, struct key *key);
+/* The handle is NULL, or not just alive: waits for readers, if that is why. */
+enum fkv_error call_handle_state(fkv *db);
 
 /* ---- fkv_many.c */
 /* The store closes: give up idle_queues. */
