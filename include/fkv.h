@@ -402,9 +402,8 @@ FKV_API void fkv_txn_free(fkv_txn *txn);
  *
  * Opening one takes no time to speak of, and nobody pays for those that are not open. One takes 4.4
  * KB of memory. While one is open, a commit that changes a key for the first time since the newest
- * was opened keeps 56 bytes about it, and 8 KiB for each sector of 1 MiB in which a record dies for
- * the first time; of a value in pieces some 50 bytes more for each MiB and 110 for each piece of 64
- * KiB. (Memory for that is taken in blocks of 0.5 KB that grow to 16 KB.) And sectors with records
+ * was opened keeps 64 bytes about it, and 8 KiB for each sector of 1 MiB in which a record dies for
+ * the first time; of a value in pieces 8 bytes more for each. (Memory for that is taken in blocks of 0.5 KB that grow to 16 KB.) And sectors with records
  * that an open snapshot sees are not used again. So space and memory that are pinned are bounded by
  * what was overwritten or deleted since, once for each key, and are shown by fkv_get_stats. What
  * only a snapshot sees that is closed is given up with it, whichever others stay open. Reads on a
@@ -419,7 +418,8 @@ FKV_API enum fkv_error fkv_snapshot_open(fkv *db, fkv_snapshot **snapshot);
  * Give a snapshot back. No call on it may be running or come after, and no value borrowed from it
  * may be in use. Merges what was kept for it with what an older snapshot needs, in small steps
  * beside writers, or forgets it: in any order of closing, a time that is proportional to what is
- * kept, or a little more. NULL is allowed and does nothing. Allowed, and necessary to free
+ * kept, or a little more; but what is kept for a sector is handed on once for each snapshot that is
+ * closed before an older one that sees it. NULL is allowed and does nothing. Allowed, and necessary to free
  * its memory, after fkv_close too.
  */
 FKV_API void fkv_snapshot_close(fkv_snapshot *snapshot);

@@ -46,18 +46,34 @@ enum fkv_error commit_has_number(const struct fkv *db)
 
 /* ---------------------------------------------------------------- prepare */
 
+/* Where the parts of a value are that goes. They are prepared for it. */
+static enum fkv_error list_parts(struct fkv *db, const struct large *old, struct undo_parts *parts)
+{
+    enum fkv_error error = FKV_OK;
+    for (uint32_t i = 0; i < old->sector_count; i++)
+        parts->entry[i] = (uint64_t)old->sectors[i] * SECTOR_CELLS;
+    for (uint32_t i = old->sector_count; !error && i < parts->count; i++)
+        error = index_prepare(&db->index, piece_hash(db, old->id, i), INDEX_LOOK, &parts->entry[i]);
+    return error;
+}
+
 /* What a snapshot sees of this key, and where. */
 enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t entry,
-                                 const struct large *parts)
+                                 const struct large *old)
 {
-    if (parts && undo_wants_key(&db->undo, hash)) {
-        for (uint32_t i = 0; i < parts->sector_count; i++) {
-            enum fkv_error error = undo_large(&db->undo, parts->sectors[i]);
-            if (error)
-                return error;
-        }
-    }
-    return undo_key(&db->undo, hash, entry);
+    struct undo_parts *parts = NULL;
+    enum fkv_error error = FKV_OK;
+    if (!undo_wants_key(&db->undo, hash))
+        return FKV_OK;
+    if (old && !(parts = undo_parts_new(old->sector_count + old->piece_count)))
+        return FKV_NO_MEMORY;
+    if (parts)
+        error = list_parts(db, old, parts);
+    if (!error)
+        error = undo_key(&db->undo, hash, entry, parts);
+    if (error)
+        memory_free(parts);
+    return error;
 }
 
 /* The same for a value in pieces. */
@@ -74,8 +90,6 @@ static enum fkv_error prepare_kill_parts(struct fkv *db, struct write *write)
         error = index_prepare(&db->index, hash, INDEX_LOOK, &entry);
         if (!error && entry)
             error = sectors_prepare_kill(&db->sectors, entry_address(entry));
-        if (undo_is_wanted(&db->undo) && !error && entry)
-            error = undo_piece(&db->undo, hash, write->old->id, entry);
     }
     return error;
 }

@@ -206,16 +206,27 @@ static enum fkv_error read_sector_piece(struct fkv *db, const uint8_t *head, uin
     return error;
 }
 
-/* *torn: it is not there, as when the value was replaced meanwhile. */
-static enum fkv_error read_queue_piece(struct fkv *db, const struct undo_layer *layer, uint64_t id,
-                                       uint32_t number, uint32_t bytes, uint8_t *to, bool *torn)
+/* Where a piece is, as the layer's snapshot has it. */
+static enum fkv_error find_piece(struct fkv *db, const struct undo_layer *layer,
+                                 const uint8_t *head, uint32_t number, uint64_t *entry)
 {
-    uint64_t entry;
+    enum fkv_error error = index_get(&db->index, piece_hash(db, large_head(head).id, number), entry);
+    const struct undo_parts *parts =
+        layer ? undo_find_parts(layer, record_hash(&db->hash_seeds, head)) : NULL;
+    if (!parts || number >= parts->count || !parts->entry[number]) /* after the index: see undo.h */
+        return error;
+    *entry = parts->entry[number];
+    return FKV_OK;
+}
+
+/* *torn: it is not there, as when the value was replaced meanwhile. */
+static enum fkv_error read_queue_piece(struct fkv *db, const struct undo_layer *layer,
+                                       const uint8_t *head, uint32_t number, uint32_t bytes,
+                                       uint8_t *to, bool *torn)
+{
+    uint64_t entry, id = large_head(head).id;
     struct fetched fetched;
-    struct hash128 hash = piece_hash(db, id, number);
-    enum fkv_error error = index_get(&db->index, hash, &entry);
-    if (layer && undo_find_piece(layer, hash, id, &entry))
-        error = FKV_OK;
+    enum fkv_error error = find_piece(db, layer, head, number, &entry);
     if (error == FKV_NOT_FOUND) {
         *torn = true;
         return bad_piece(db, id, number);
@@ -249,7 +260,7 @@ enum fkv_error large_read(struct fkv *db, const struct undo_layer *layer, const 
     for (uint32_t i = 0; i < large.pieces; i++) {
         uint32_t bytes = left < LARGE_PIECE_PAYLOAD ? left : LARGE_PIECE_PAYLOAD;
         uint32_t number = large.sectors + i;
-        if ((error = read_queue_piece(db, layer, large.id, number, bytes, to, torn)))
+        if ((error = read_queue_piece(db, layer, head, number, bytes, to, torn)))
             return error;
         to += bytes;
         left -= bytes;

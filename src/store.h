@@ -339,7 +339,7 @@ enum fkv_error commit_end(struct fkv *db, enum fkv_error error, bool sync);
 void commit_release(struct write *writes, size_t count);
 /* What a snapshot sees of this key, before it changes, and where; for the writer's preparations. */
 enum fkv_error commit_leave_undo(struct fkv *db, struct hash128 hash, uint64_t entry,
-                                 const struct large *parts);
+                                 const struct large *old);
 /* What was prepared is done, or not to be. */
 void commit_unprepare(struct fkv *db);
 /* Pages of a limited index that are too many leave, and what no reader can see any more is free.

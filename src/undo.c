@@ -1,8 +1,10 @@
 #include "undo.h"
 
+#include <assert.h>
+
 #include "index.h"
 
-enum { SLAB_NODES_MIN = 8, SLAB_NODES_MAX = 290, SETTLE_AT_ONCE = 128 }; /* of 16 KiB at most */
+enum { SLAB_NODES_MIN = 7, SLAB_NODES_MAX = 255, SETTLE_AT_ONCE = 128 }; /* of 16 KiB at most */
 
 struct undo_slab {
     struct retired_block retired;
@@ -51,10 +53,9 @@ static void gave(struct undo *undo, struct undo_layer *layer, uint64_t bytes)
 }
 
 /* Of a hash that is not there. */
-static enum fkv_error table_add(struct undo *undo, struct undo_layer *layer, bool key,
-                                struct hash128 hash, uint64_t before)
+static enum fkv_error table_add(struct undo *undo, struct undo_layer *layer,
+                                struct undo_table *table, struct undo_node made)
 {
-    struct undo_table *table = key ? &layer->keys : &layer->held;
     struct undo_slab *slab = table->slabs;
     if (!slab || slab->count == slab->room) {
         uint64_t room = min_u64(max_u64(table->count, SLAB_NODES_MIN), SLAB_NODES_MAX);
@@ -69,10 +70,9 @@ static enum fkv_error table_add(struct undo *undo, struct undo_layer *layer, boo
     }
     struct undo_node *node = &slab->nodes[slab->count++];
     table->count++;
-    node->hash = hash;
-    node->before = before;
+    *node = made;
     struct undo_node *none;
-    struct undo_node **place = (struct undo_node **)place_of(table, hash, &none);
+    struct undo_node **place = (struct undo_node **)place_of(table, made.hash, &none);
     __atomic_store_n(place, node, __ATOMIC_RELEASE);
     return FKV_OK;
 }
@@ -83,50 +83,49 @@ static struct hash128 hash_of_sector(uint32_t sector)
     return (struct hash128){.hi = (sector + UINT64_C(1)) * 0x9e3779b97f4a7c15ull, .lo = sector};
 }
 
-/* The id of a large value is more than any sector's number. */
-static struct hash128 hash_of_piece(struct hash128 hash, uint64_t id)
-{
-    return (struct hash128){.hi = hash.hi, .lo = id};
-}
-
 /* ---------------------------------------------------------------- what is held */
 
-static void hold_record(struct undo *undo, uint64_t entry)
+static void hold(struct undo *undo, uint64_t entry)
 {
     if (entry)
         sectors_hold(undo->sectors, (uint32_t)(entry_address(entry) / SECTOR_CELLS));
 }
 
-static void release_record(struct undo *undo, uint64_t entry)
+static void unhold(struct undo *undo, uint64_t entry)
 {
     if (entry)
         sectors_unhold(undo->sectors, (uint32_t)(entry_address(entry) / SECTOR_CELLS));
 }
 
-static size_t hold_bytes(const struct undo_hold *hold)
+static size_t parts_bytes(const struct undo_parts *parts)
 {
-    return hold->kind == UNDO_MAP     ? sizeof(struct undo_map)
-           : hold->kind == UNDO_PIECE ? sizeof(struct undo_piece)
-                                      : sizeof *hold;
+    return parts ? sizeof *parts + parts->count * sizeof parts->entry[0] : 0;
+}
+
+/* What a layer has of a key is not needed. The parts stay with it, where readers may still be. */
+static void release_key(struct undo *undo, struct undo_layer *layer, uint64_t before,
+                        struct undo_parts *parts)
+{
+    unhold(undo, before);
+    if (!parts)
+        return;
+    for (uint32_t i = 0; i < parts->count; i++)
+        unhold(undo, parts->entry[i]);
+    parts->retired.next = layer->parts_done;
+    layer->parts_done = &parts->retired;
 }
 
 /* Into a layer that does not have it. */
-static enum fkv_error hold_add(struct undo *undo, struct undo_layer *layer, struct undo_hold *hold)
+static enum fkv_error map_add(struct undo *undo, struct undo_layer *layer, struct undo_map *map)
 {
-    enum fkv_error error = hold->kind == UNDO_LARGE
-                               ? FKV_OK
-                               : table_add(undo, layer, false, hold->hash, (uintptr_t)hold);
+    struct undo_node made = {.hash = hash_of_sector(map->sector), .before = (uintptr_t)map};
+    enum fkv_error error = table_add(undo, layer, &layer->mapped, made);
     if (error)
         return error;
-    hold->next = layer->holds;
-    layer->holds = hold;
-    took(undo, layer, hold_bytes(hold));
+    map->next = layer->maps;
+    layer->maps = map;
+    took(undo, layer, sizeof *map);
     return FKV_OK;
-}
-
-static bool is_seen(const struct undo_layer *layer, const struct undo_hold *hold)
-{
-    return hold->kind == UNDO_PIECE ? hold->birth <= layer->commit : undo_sees(layer, hold->birth);
 }
 
 /* ---------------------------------------------------------------- layers */
@@ -182,18 +181,26 @@ static void take_out(struct undo *undo, struct undo_layer *layer)
 
 /* ---------------------------------------------------------------- settling */
 
-/* One of a key goes into a layer: the older one says what both see. */
-static bool merge_key(struct undo *undo, const struct undo_node *node, struct undo_layer *to)
+/* One of a key goes from a layer into another: the older one says what both see. */
+static bool merge_key(struct undo *undo, const struct undo_node *node, struct undo_layer *from,
+                      struct undo_layer *to)
 {
     struct undo_node *there = table_find(&to->keys, node->hash);
-    if (!there)
-        return table_add(undo, to, true, node->hash, node->before) == FKV_OK;
-    uint64_t unneeded = node->before;
-    if (undo->upwards) { /* no reader gets to see it: they find that of the older layer first */
-        unneeded = there->before;
-        there->before = node->before;
+    if (there && !undo->upwards) {
+        release_key(undo, from, node->before, node->parts);
+        return true;
     }
-    release_record(undo, unneeded);
+    if (!there) {
+        struct undo_node made = {.hash = node->hash, .before = node->before, .parts = node->parts};
+        if (table_add(undo, to, &to->keys, made))
+            return false;
+    } else { /* no reader gets to see it: they find that of the older layer first */
+        release_key(undo, to, there->before, there->parts);
+        there->before = node->before;
+        there->parts = node->parts;
+    }
+    gave(undo, from, parts_bytes(node->parts));
+    took(undo, to, parts_bytes(node->parts));
     return true;
 }
 
@@ -207,8 +214,8 @@ static bool settle_keys(struct undo *undo, struct undo_layer *from, struct undo_
         for (; slab->done < slab->count && *budget; slab->done++, --*budget) {
             const struct undo_node *node = &slab->nodes[slab->done];
             if (!to)
-                release_record(undo, node->before);
-            else if (!merge_key(undo, node, to))
+                release_key(undo, from, node->before, node->parts);
+            else if (!merge_key(undo, node, from, to))
                 return false;
         }
         if (slab->done == slab->count) {
@@ -220,24 +227,24 @@ static bool settle_keys(struct undo *undo, struct undo_layer *from, struct undo_
     return true;
 }
 
-/* The same for what is held: that goes on which the older snapshot sees, too. What does not stays
- * with its layer, where readers may still come upon it. */
-static bool settle_holds(struct undo *undo, struct undo_layer *from, struct undo_layer *to,
-                         uint32_t *budget)
+/* The same for maps: those go on which the older snapshot sees, too. What does not stays with its
+ * layer, where readers may still come upon it. */
+static bool settle_maps(struct undo *undo, struct undo_layer *from, struct undo_layer *to,
+                        uint32_t *budget)
 {
-    for (struct undo_hold *hold; *budget && (hold = from->holds); --*budget) {
-        struct undo_hold *next = hold->next;
-        bool needed = to && is_seen(to, hold) &&
-                      (hold->kind == UNDO_LARGE || !table_find(&to->held, hold->hash));
-        if (needed && hold_add(undo, to, hold))
+    for (struct undo_map *map; *budget && (map = from->maps); --*budget) {
+        struct undo_map *next = map->next;
+        bool needed = to && undo_sees(to, map->birth) &&
+                      !table_find(&to->mapped, hash_of_sector(map->sector));
+        if (needed && map_add(undo, to, map))
             return false;
-        from->holds = next;
+        from->maps = next;
         if (needed) {
-            gave(undo, from, hold_bytes(hold));
+            gave(undo, from, sizeof *map);
         } else {
-            hold->next = from->done;
-            from->done = hold;
-            sectors_unhold(undo->sectors, hold->sector);
+            map->next = from->done;
+            from->done = map;
+            sectors_unhold(undo->sectors, map->sector);
         }
     }
     return true;
@@ -279,7 +286,7 @@ static struct undo_layer *forget_some(struct undo *undo, uint32_t budget)
 {
     struct undo_layer *layer = undo->forgetting;
     settle_keys(undo, layer, NULL, &budget);
-    settle_holds(undo, layer, NULL, &budget);
+    settle_maps(undo, layer, NULL, &budget);
     if (!budget)
         return NULL;
     undo->forgetting = NULL;
@@ -307,7 +314,7 @@ bool undo_settle(struct undo *undo, struct undo_layer **gone)
     struct undo_layer *newer = undo->merging, *older = newer ? newer->older : NULL;
     if (!newer ||
         !settle_keys(undo, undo->upwards ? older : newer, undo->upwards ? newer : older, &budget) ||
-        !settle_holds(undo, newer, older, &budget))
+        !settle_maps(undo, newer, older, &budget))
         return false;
     if (budget) { /* that was the last of it */
         if (undo->upwards)
@@ -328,21 +335,28 @@ static void free_slabs(struct undo_slab *slab)
     }
 }
 
-static void free_holds(struct undo_hold *hold)
+static void free_maps(struct undo_map *map)
 {
-    for (struct undo_hold *next; hold; hold = next) {
-        next = hold->next;
-        memory_free(hold);
+    for (struct undo_map *next; map; map = next) {
+        next = map->next;
+        memory_free(map);
     }
 }
 
 void undo_free(struct undo_layer *layer)
 {
-    free_holds(layer->holds);
-    free_holds(layer->done);
+    for (const struct undo_slab *slab = layer->keys.slabs; slab; slab = slab->next)
+        for (uint32_t i = slab->done; i < slab->count; i++)
+            memory_free(slab->nodes[i].parts);
+    for (struct retired_block *block = layer->parts_done, *next; block; block = next) {
+        next = block->next;
+        memory_free(block);
+    }
+    free_maps(layer->maps);
+    free_maps(layer->done);
     free_slabs(layer->keys.slabs);
     free_slabs(layer->keys.done);
-    free_slabs(layer->held.slabs);
+    free_slabs(layer->mapped.slabs);
     memory_free(layer);
 }
 
@@ -357,12 +371,16 @@ static void retire_slabs(struct undo *undo, struct undo_slab *slab)
 /* All that it had is settled. */
 void undo_retire(struct undo *undo, struct undo_layer *layer)
 {
-    for (struct undo_hold *hold = layer->done, *next; hold; hold = next) {
-        next = hold->next;
-        reclaim_block(undo->reclaim, &hold->retired);
+    for (struct undo_map *map = layer->done, *next; map; map = next) {
+        next = map->next;
+        reclaim_block(undo->reclaim, &map->retired);
+    }
+    for (struct retired_block *block = layer->parts_done, *next; block; block = next) {
+        next = block->next;
+        reclaim_block(undo->reclaim, block);
     }
     retire_slabs(undo, layer->keys.done);
-    retire_slabs(undo, layer->held.slabs);
+    retire_slabs(undo, layer->mapped.slabs);
     reclaim_block(undo->reclaim, &layer->retired);
 }
 
@@ -383,7 +401,7 @@ void undo_drop(struct undo *undo)
 static bool is_left(const struct undo *undo, bool key, struct hash128 hash)
 {
     for (const struct undo_layer *layer = undo->newest_open; layer; layer = layer->newer)
-        if (table_find(key ? &layer->keys : &layer->held, hash))
+        if (table_find(key ? &layer->keys : &layer->mapped, hash))
             return true;
     return false;
 }
@@ -393,55 +411,30 @@ bool undo_wants_key(const struct undo *undo, struct hash128 hash)
     return undo->newest_open && !is_left(undo, true, hash);
 }
 
-enum fkv_error undo_key(struct undo *undo, struct hash128 hash, uint64_t before)
+struct undo_parts *undo_parts_new(uint32_t count)
 {
-    if (!undo_wants_key(undo, hash))
-        return FKV_OK;
+    struct undo_parts *parts = memory_new(sizeof(struct undo_parts) + count * sizeof(uint64_t));
+    if (parts)
+        parts->count = count;
+    return parts;
+}
+
+enum fkv_error undo_key(struct undo *undo, struct hash128 hash, uint64_t before,
+                        struct undo_parts *parts)
+{
+    assert(undo_wants_key(undo, hash));
     struct undo_layer *layer = undo->newest_open;
     if (undo->merging && undo->upwards && undo->merging->older == layer)
         layer = undo->merging; /* all that comes after is merged already */
-    enum fkv_error error = table_add(undo, layer, true, hash, before);
-    if (!error)
-        hold_record(undo, before);
-    return error;
-}
-
-/* For the newest snapshot. The memory is the undo's if there is no error. */
-static enum fkv_error leave_hold(struct undo *undo, struct undo_hold *hold, uint32_t sector)
-{
-    hold->sector = sector;
-    enum fkv_error error = hold_add(undo, undo->newest_open, hold);
-    if (!error)
-        sectors_hold(undo->sectors, sector);
-    return error;
-}
-
-enum fkv_error undo_large(struct undo *undo, uint32_t sector)
-{
-    struct undo_hold *hold = memory_new(sizeof *hold);
-    if (!hold)
-        return FKV_NO_MEMORY;
-    hold->kind = UNDO_LARGE;
-    hold->birth = sector_view(undo->sectors, sector)->sequence;
-    return leave_hold(undo, hold, sector);
-}
-
-enum fkv_error undo_piece(struct undo *undo, struct hash128 hash, uint64_t id, uint64_t entry)
-{
-    uint64_t commit = id >> LARGE_NUMBER_BITS;
-    struct hash128 by = hash_of_piece(hash, id);
-    if (!undo->newest_open || commit > undo->newest_open->commit || is_left(undo, false, by))
-        return FKV_OK;
-    struct undo_piece *piece = memory_new(sizeof *piece);
-    if (!piece)
-        return FKV_NO_MEMORY;
-    *piece = (struct undo_piece){.hold = {.hash = by, .birth = commit, .kind = UNDO_PIECE},
-                                 .entry = entry};
-    enum fkv_error error =
-        leave_hold(undo, &piece->hold, (uint32_t)(entry_address(entry) / SECTOR_CELLS));
+    struct undo_node made = {.hash = hash, .before = before, .parts = parts};
+    enum fkv_error error = table_add(undo, layer, &layer->keys, made);
     if (error)
-        memory_free(piece);
-    return error;
+        return error;
+    took(undo, layer, parts_bytes(parts));
+    hold(undo, before);
+    for (uint32_t i = 0; parts && i < parts->count; i++)
+        hold(undo, parts->entry[i]);
+    return FKV_OK;
 }
 
 bool undo_wants_map(const struct undo *undo, uint32_t sector)
@@ -449,12 +442,15 @@ bool undo_wants_map(const struct undo *undo, uint32_t sector)
     return undo->newest_open && !is_left(undo, false, hash_of_sector(sector));
 }
 
+/* For the newest snapshot. The memory is the undo's if there is no error. */
 enum fkv_error undo_map(struct undo *undo, struct undo_map *map, uint32_t sector)
 {
-    map->hold.hash = hash_of_sector(sector);
-    map->hold.kind = UNDO_MAP;
-    map->hold.birth = sector_view(undo->sectors, sector)->sequence;
-    return leave_hold(undo, &map->hold, sector);
+    map->sector = sector;
+    map->birth = sector_view(undo->sectors, sector)->sequence;
+    enum fkv_error error = map_add(undo, undo->newest_open, map);
+    if (!error)
+        sectors_hold(undo->sectors, sector);
+    return error;
 }
 
 /* ---------------------------------------------------------------- finding */
@@ -463,7 +459,7 @@ static const struct undo_node *find(const struct undo_layer *layer, bool key, st
 {
     while (layer) {
         const struct undo_layer *newer = __atomic_load_n(&layer->newer, __ATOMIC_ACQUIRE);
-        const struct undo_node *node = table_find(key ? &layer->keys : &layer->held, hash);
+        const struct undo_node *node = table_find(key ? &layer->keys : &layer->mapped, hash);
         if (node)
             return node;
         layer = newer;
@@ -479,13 +475,10 @@ bool undo_find_key(const struct undo_layer *layer, struct hash128 hash, uint64_t
     return node != NULL;
 }
 
-bool undo_find_piece(const struct undo_layer *layer, struct hash128 hash, uint64_t id,
-                     uint64_t *entry)
+const struct undo_parts *undo_find_parts(const struct undo_layer *layer, struct hash128 hash)
 {
-    const struct undo_node *node = find(layer, false, hash_of_piece(hash, id));
-    if (node)
-        *entry = ((const struct undo_piece *)(uintptr_t)node->before)->entry;
-    return node != NULL;
+    const struct undo_node *node = find(layer, true, hash);
+    return node ? node->parts : NULL;
 }
 
 const struct undo_map *undo_find_map(const struct undo_layer *layer, uint32_t sector)

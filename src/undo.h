@@ -28,7 +28,7 @@
  * Merging goes from the layer that has fewer undos to the one that has more, so that an undo is
  * merged a logarithmic number of times at most, in whatever order snapshots are closed. If the
  * closed layer has more it gets what the one before it has, which goes before its own, and in the
- * end hands all over to that one.
+ * end hands all over to that one. Maps always go to the older one: it may not see all of them.
  *
  * The writer lock protects everything here, but for readers in an RCU read section.
  */
@@ -38,9 +38,22 @@
 #include "hash.h"
 #include "reclaim.h"
 
+/*
+ * The parts of a large value: they die when the entry of their key changes, and at no other time,
+ * so they go with its undo. (If each had its own, all pieces that ever came and went would have
+ * one: no other value has their keys.)
+ */
+struct undo_parts {
+    struct retired_block retired;
+    uint32_t count;
+    /* By their numbers: the entry of a piece, the first address of a sector; 0: there is none. */
+    uint64_t entry[];
+};
+
 struct undo_node {
     struct hash128 hash;
-    uint64_t before; /* the entry, 0 if the key was absent; or a struct undo_hold */
+    uint64_t before;          /* the entry, 0 if the key was absent; or a struct undo_map */
+    struct undo_parts *parts; /* of the value that the entry leads to; NULL: it has none */
     struct undo_node *child[4];
 };
 
@@ -53,28 +66,13 @@ struct undo_table {
     uint64_t bytes;          /* of slabs */
 };
 
-/*
- * An undo that says itself when that began what it is about, so that it goes no further back than
- * to the first snapshot that sees it: the map of a values sector, a piece of a large value, a
- * sector of one. (Pieces have keys that no other value has. If those had undos as others have, all
- * that ever came and went would have one.)
- */
-struct undo_hold {
-    struct retired_block retired;
-    struct undo_hold *next; /* in the same layer */
-    struct hash128 hash;    /* that it is found by; sectors of large values are not looked for */
-    uint64_t birth;         /* the sequence of the sector; of a piece the commit that made it */
-    uint32_t sector;        /* that is held */
-    enum undo_kind { UNDO_LARGE, UNDO_PIECE, UNDO_MAP } kind;
-};
-
-struct undo_piece {
-    struct undo_hold hold;
-    uint64_t entry;
-};
-
+/* The map of a values sector. It says itself when that began, so that it goes no further back than
+ * to the first snapshot that sees it. */
 struct undo_map {
-    struct undo_hold hold;
+    struct retired_block retired;
+    struct undo_map *next;            /* in the same layer */
+    uint64_t birth;                   /* the sequence of the sector */
+    uint32_t sector;                  /* that is held */
     uint64_t bits[SECTOR_CELLS / 64]; /* both pages */
 };
 
@@ -84,10 +82,11 @@ struct undo_layer {
     struct undo_layer *next_closed, *previous_closed;
     bool open;
     struct undo_table keys;
-    struct undo_table held; /* what of `holds` is looked for */
-    struct undo_hold *holds;
-    struct undo_hold *done; /* those that hold nothing any more */
-    uint64_t bytes;         /* of memory, all of that */
+    struct undo_table mapped; /* where `maps` are found, by the sector */
+    struct undo_map *maps;
+    struct undo_map *done;            /* those that hold nothing any more */
+    struct retired_block *parts_done; /* the same of parts */
+    uint64_t bytes;                   /* of memory, all of that */
     /* The moment: the last commit, and what was in the queue. */
     uint64_t commit;
     uint64_t sequence_end;  /* values sectors below this sequence */
@@ -130,21 +129,20 @@ bool undo_settle(struct undo *undo, struct undo_layer **gone);
 void undo_free(struct undo_layer *layer);
 void undo_retire(struct undo *undo, struct undo_layer *layer);
 
-/* Does a snapshot see records of a values sector, or the piece of a large one, of this sequence, if
- * there are any that have not died before it? */
+/* Does a snapshot see records of a values sector of this sequence, if there are any that have not
+ * died before it? */
 static inline bool undo_sees(const struct undo_layer *layer, uint64_t sequence)
 {
     return sequence && sequence < layer->sequence_end &&
            !(layer->tail_dead && sequence == layer->tail_sequence);
 }
 
-/* Before the entry of a key changes: is it to be left? And leave it, if so. */
+/* Before the entry of a key changes: is it to be left? And leave it. The parts, if there are any,
+ * are the undo's if there is no error. */
 bool undo_wants_key(const struct undo *undo, struct hash128 hash);
-enum fkv_error undo_key(struct undo *undo, struct hash128 hash, uint64_t before);
-/* Before the entry of a large value is left: a sector of its own. */
-enum fkv_error undo_large(struct undo *undo, uint32_t sector);
-/* Before a piece of the large value with this id goes. */
-enum fkv_error undo_piece(struct undo *undo, struct hash128 hash, uint64_t id, uint64_t entry);
+struct undo_parts *undo_parts_new(uint32_t count);
+enum fkv_error undo_key(struct undo *undo, struct hash128 hash, uint64_t before,
+                        struct undo_parts *parts);
 /* Before a record of a sector dies: is its map to be left? And leave it; `bits` are filled in. */
 bool undo_wants_map(const struct undo *undo, uint32_t sector);
 enum fkv_error undo_map(struct undo *undo, struct undo_map *map, uint32_t sector);
@@ -153,9 +151,8 @@ enum fkv_error undo_map(struct undo *undo, struct undo_map *map, uint32_t sector
 
 /* The entry that the key had; false if it has not changed since. */
 bool undo_find_key(const struct undo_layer *layer, struct hash128 hash, uint64_t *before);
-/* The same of a piece of a large value. */
-bool undo_find_piece(const struct undo_layer *layer, struct hash128 hash, uint64_t id,
-                     uint64_t *entry);
+/* The parts of the large value that the key had; NULL if that has not changed since. */
+const struct undo_parts *undo_find_parts(const struct undo_layer *layer, struct hash128 hash);
 /* The map that the sector had; NULL if it has not changed since. */
 const struct undo_map *undo_find_map(const struct undo_layer *layer, uint32_t sector);
 
