@@ -330,7 +330,7 @@ static const struct argp_option options[] = {
     {"sizes", OPTION_SIZES, "N,N", 0,
      "numbers of keys of the workloads sizes and scale (1M,5M,20M)", 0},
     {"memory", OPTION_MEMORY, "N", 0,
-     "bytes that the workload limited allows, with k or M (a quarter of the pairs')", 0},
+     "bytes that the workloads limited and cold allow, with k or M (a quarter of the pairs')", 0},
     {"out", 'o', "FILE", 0, "write the figures as JSON lines", 0},
     {"dir", 'd', "DIR", 0, "where the stores go while they are used (bench-data)", 0},
     {"seed", 's', "N", 0, "of all random choices (1)", 0},
