@@ -1,6 +1,7 @@
 /*
  * fkv: the command line of the library. One command a call; `fkv --help` has them all.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -270,10 +271,11 @@ static uint64_t parse_rate(const char *text)
     char *end;
     if (*text < '0' || *text > '9')
         return 0;
+    errno = 0;
     uint64_t rate = strtoull(text, &end, 10);
     const char *unit = *end ? strchr(units, *end) : NULL;
     unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
-    if ((*end && !unit) || (unit && end[1]) || rate > UINT64_MAX >> shift)
+    if ((*end && !unit) || (unit && end[1]) || errno || rate > UINT64_MAX >> shift)
         return 0;
     return rate << shift;
 }

@@ -218,7 +218,7 @@ expect 0 "$fkv" -p --rate=1000M backup d d4
 grep -q '100%' err || fail 'no progress of a backup'
 expect 0 "$fkv" get d4 key
 out_is value
-for rate in 0 x 12k -1 1MB '' 99999999999999G; do
+for rate in 0 x 12k -1 1MB '' 99999999999999G 18446744073709551616; do
     expect 2 "$fkv" --rate="$rate" backup s b2
 done
 [ -e b2 ] && fail 'a rate that is none has made a backup'
