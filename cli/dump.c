@@ -70,7 +70,7 @@ bool dump_escape(struct text *to, const void *bytes, size_t count, bool key)
     return true;
 }
 
-static int digit_of(char c)
+static int digit_of(int c)
 {
     if (c >= '0' && c <= '9')
         return c - '0';
@@ -151,32 +151,46 @@ bool dump_is_begin(const char *line, size_t count, bool *digest)
     return *digest || is_line(line, count, first_line);
 }
 
-static enum dump_line parse_end(const char *line, size_t count, uint64_t *pairs)
+bool dump_is_end(const char *line, size_t count, uint64_t *pairs)
 {
     size_t skip = sizeof end_line - 1;
     if (count <= skip || count > skip + 19 || memcmp(line, end_line, skip) != 0)
-        return DUMP_BAD;
+        return false;
     *pairs = 0;
     for (size_t i = skip; i < count; i++) {
         if (line[i] < '0' || line[i] > '9')
-            return DUMP_BAD;
+            return false;
         *pairs = *pairs * 10 + (uint64_t)(line[i] - '0');
     }
-    return DUMP_END;
+    return true;
 }
 
-enum dump_line dump_parse(const char *line, size_t count, struct text *key, struct text *value,
-                          uint64_t *pairs)
+/* The byte that is written so, behind a backslash; -1 if that is none. */
+static int read_escape(FILE *from)
 {
-    if (count && line[0] == '#')
-        return parse_end(line, count, pairs);
-    const char *tab = count ? memchr(line, '\t', count) : NULL;
-    if (!tab || memchr(tab + 1, '\t', count - (size_t)(tab + 1 - line)))
-        return DUMP_BAD;
-    key->count = value->count = 0;
-    size_t key_count = (size_t)(tab - line);
-    return dump_unescape(key, line, key_count) &&
-                   dump_unescape(value, tab + 1, count - key_count - 1)
-               ? DUMP_PAIR
-               : DUMP_BAD;
+    int c = getc_unlocked(from);
+    if (c != 'x')
+        return c == '\\' ? c : -1;
+    int high = digit_of(getc_unlocked(from));
+    int low = high < 0 ? -1 : digit_of(getc_unlocked(from));
+    return low < 0 ? -1 : high << 4 | low;
+}
+
+enum dump_field dump_read_field(FILE *from, struct text *field, size_t most)
+{
+    field->count = 0;
+    if (!text_make_room(field, 0))
+        return DUMP_NO_MEMORY;
+    for (;;) {
+        int c = getc_unlocked(from);
+        if (c == '\t')
+            return DUMP_TAB;
+        if (c == '\n' || c == EOF)
+            return c == EOF ? DUMP_CUT : DUMP_LINE;
+        if ((c == '\\' && (c = read_escape(from)) < 0) || field->count == most)
+            return DUMP_BAD;
+        if (field->count == field->room && !text_make_room(field, 1))
+            return DUMP_NO_MEMORY;
+        field->bytes[field->count++] = (char)c;
+    }
 }

@@ -42,13 +42,16 @@ bool dump_pair(FILE *to, struct text *scratch, const void *key, size_t key_bytes
                size_t value_bytes);
 void dump_end(FILE *to, uint64_t pairs);
 
-/* What a line of a dump is. */
-enum dump_line { DUMP_PAIR, DUMP_END, DUMP_BAD };
-
-/* Is this the first line of a dump? *digest: of a store in digest mode. */
+/* Is this the first line of a dump, or the last one? *digest: of a store in digest mode. */
 bool dump_is_begin(const char *line, size_t count, bool *digest);
-/* A line after that, without its newline. `key` and `value` are set, or *pairs. */
-enum dump_line dump_parse(const char *line, size_t count, struct text *key, struct text *value,
-                          uint64_t *pairs);
+bool dump_is_end(const char *line, size_t count, uint64_t *pairs);
+enum { DUMP_LINE_MAX = 32 }; /* neither is as long */
+
+/* What a field ends with: a tab; a newline; the end of the input, or an error of it; what is none
+ * of a dump, or is longer than it may be. */
+enum dump_field { DUMP_TAB, DUMP_LINE, DUMP_CUT, DUMP_BAD, DUMP_NO_MEMORY };
+
+/* Read the key or the value of a pair, of no more bytes than `most`. */
+enum dump_field dump_read_field(FILE *from, struct text *field, size_t most);
 
 #endif

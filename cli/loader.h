@@ -2,7 +2,7 @@
  * loader: puts the pairs of a dump (dump.h) into a store.
  *
  * A dump that is cut off, or is none, is noticed at that place: what came before it is in the store
- * then.
+ * then. Memory: of a pair, however long a line is.
  */
 #ifndef FKV_CLI_LOADER_H
 #define FKV_CLI_LOADER_H
@@ -15,8 +15,6 @@ struct loader {
     uint64_t lines;   /* read so far: where it went wrong */
     uint64_t pairs;   /* put so far */
     const char *what; /* is wrong with the dump; NULL: nothing */
-    char *line;
-    size_t line_room;
     struct text key, value;
 };
 

@@ -155,6 +155,11 @@ cmp -s out big || fail 'a value of 3 MB has changed by way of a dump'
 head -n 4 dump >cut
 expect_from 4 cut "$fkv" load u
 err_has 'cut off'
+printf '# fkv-dump 1\na\tb\nkey\tval' >cut
+expect_from 4 cut "$fkv" load half
+err_has 'line 3: the dump is cut off'
+expect 0 "$fkv" get half a
+expect 1 "$fkv" get half key
 sed '$d' dump >cut
 echo '# end 6' >>cut
 expect_from 4 cut "$fkv" load u
@@ -165,6 +170,11 @@ err_has 'after'
 for line in 'no tab' 'a	b	c' 'a	\' 'a	\x1' 'a	\xzz' '# en 1' '# end' '# end 1x'; do
     printf '# fkv-dump 1\n%s\n# end 1\n' "$line" >bad
     expect_from 4 bad "$fkv" load u
+done
+for first in '' '# fkv-dump 1\n' '# fkv-dump 1\na\tb\n# end 1'; do # lines without an end
+    { printf "$first" && cat /dev/zero; } | timeout 10 "$fkv" load w >out 2>err
+    [ $? -eq 4 ] || fail "an endless line after \"$first\""
+    err_has 'line [1-3]: this is'
 done
 echo 'something else' >bad
 expect_from 4 bad "$fkv" load v
