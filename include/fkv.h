@@ -19,11 +19,12 @@
  * CONCEPTS
  *
  * A store is one file, NAME, and its write-ahead log, NAME-wal, which belongs to it and is never
- * to be deleted, moved, renamed or copied alone. New files have the permissions that the umask
- * leaves, a new log those of its store; who changes them later has to change both. A symbolic link
- * to a store leads to both; a second hard link to one does not, and must not be opened. One process
- * opens a store at a time, unless all open it read-only; any number of its threads may call every
- * function here at the same time, on the same handle.
+ * to be deleted, moved, renamed or copied alone. A new store has the permissions that the umask
+ * leaves; its log, a backup and a repaired store have those of the store that they are of, and its
+ * owner if this process may give files away; who changes them later has to change both. A symbolic
+ * link to a store leads to both; a second hard link to one does not, and must not be opened. One
+ * process opens a store at a time, unless all open it read-only; any number of its threads may call
+ * every function here at the same time, on the same handle.
  *
  * Keys are 0 to FKV_KEY_BYTES_MAX bytes, values 0 to FKV_VALUE_BYTES_MAX; both are plain bytes.
  * There is no order over keys: fkv answers "what is the value of this key".

@@ -285,6 +285,8 @@ static enum fkv_error to_part(struct fkv *db, const char *path, const char *part
     enum fkv_error error = create_part(db->os, part, &file);
     if (error)
         return error;
+    if (db->os->ops->permit) /* before anything is in it */
+        db->os->ops->permit(file, db->file);
     if ((error = run(db, db->os->ops, file, part, options)))
         db->os->ops->remove(db->os, part);
     else

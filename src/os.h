@@ -87,8 +87,8 @@ struct os_ops {
                       uint64_t offset, void *tag);
     int (*queue_submit)(struct os_queue *queue);
     int (*queue_reap)(struct os_queue *queue, bool wait, void **tag);
-    /* Let `file` be used by those who may use `like`, and by nobody else, as far as this process
-     * may say so; NULL: there are no permissions. */
+    /* Let `file` be used by its owner and those who may use `like`, and by nobody else, as far as
+     * this process may say so; NULL: there are no permissions. */
     void (*permit)(struct os_file *file, struct os_file *like);
     /* Does this path lead to this file still? True too where nobody knows. */
     bool (*is_named)(struct os_file *file, const char *path);

@@ -441,9 +441,10 @@ static void posix_permit(struct os_file *file, struct os_file *like)
     if ((own.st_uid != other.st_uid || own.st_gid != other.st_gid) &&
         fchown(file->fd, other.st_uid, other.st_gid) < 0 &&
         fchown(file->fd, (uid_t)-1, other.st_gid) < 0)
-        errno = 0; /* a process that is not root's may do no more */
-    if ((own.st_mode ^ other.st_mode) & 0777)
-        fchmod(file->fd, other.st_mode & 0777);
+        errno = 0;                               /* a process that is not root's may do no more */
+    mode_t mode = (other.st_mode & 0777) | 0600; /* which its owner may do anyway */
+    if ((own.st_mode & 0777) != mode)
+        fchmod(file->fd, mode);
 }
 
 static bool posix_in_place(struct os_file *file)

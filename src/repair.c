@@ -99,7 +99,7 @@ static void remove_new(struct repair *repair)
     repair->os->ops->remove(repair->os, repair->new_log_path);
 }
 
-static enum fkv_error create(struct repair *repair)
+static enum fkv_error create_store(struct repair *repair)
 {
     fkv_options options;
     fkv_options_init(&options);
@@ -124,6 +124,17 @@ static enum fkv_error create(struct repair *repair)
     }
     if (error)
         remove_new(repair);
+    return error;
+}
+
+static enum fkv_error create(struct repair *repair)
+{
+    enum fkv_error error = create_store(repair);
+    const struct os_ops *ops = repair->os->ops;
+    if (!error && ops->permit) { /* before anything is in it */
+        ops->permit(repair->out->file, repair->file);
+        ops->permit(repair->out->log_file, repair->file);
+    }
     return error;
 }
 

@@ -516,6 +516,38 @@ static void read_only(void **state)
     check_file_keys(backup, 3000);
 }
 
+/* Nobody is to read a copy who may not read the store, whatever the umask. */
+static void permitted_as_the_store(void **state)
+{
+    (void)state;
+    static const mode_t modes[] = {0600, 0640, 0444}, copies[] = {0600, 0640, 0644};
+    const char *path = support_path("permitted.fkv"), *backup = support_path("permitted.backup");
+    const char *repaired = support_path("repaired.fkv");
+    const char *const made[] = {backup, repaired, support_path("repaired.fkv-wal")};
+    mode_t mask = umask(022);
+    assert_ok(fkv_close(small_store(path, 0)));
+    bool given = geteuid() == 0 && chown(path, 65534, 65534) == 0;
+    for (int i = 0; i < 3; i++) {
+        fkv *db;
+        fkv_options options;
+        fkv_options_init(&options);
+        options.flags = FKV_OPEN_READ_ONLY;
+        assert_int_equal(chmod(path, modes[i]), 0);
+        assert_ok(fkv_open(path, &options, &db));
+        assert_ok(fkv_backup(db, backup, NULL));
+        assert_ok(fkv_close(db));
+        assert_ok(fkv_repair(path, repaired, NULL, NULL, 0));
+        for (int m = 0; m < 3; m++) {
+            struct stat stat_of;
+            assert_int_equal(stat(made[m], &stat_of), 0);
+            assert_int_equal(stat_of.st_mode & 0777, copies[i]);
+            assert_true(!given || (stat_of.st_uid == 65534 && stat_of.st_gid == 65534));
+            unlink(made[m]);
+        }
+    }
+    umask(mask);
+}
+
 /* ---------------------------------------------------------------- damage */
 
 /* The first place of these bytes in a file, from an offset on. */
@@ -702,6 +734,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(left_files),
         cmocka_unit_test(left_files_raced_for),
         cmocka_unit_test(read_only),
+        cmocka_unit_test(permitted_as_the_store),
         cmocka_unit_test(damaged_record),
         cmocka_unit_test(damaged_length),
         cmocka_unit_test(damaged_large_value),
