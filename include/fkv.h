@@ -26,6 +26,10 @@
  * process opens a store at a time, unless all open it read-only; any number of its threads may call
  * every function here at the same time, on the same handle.
  *
+ * A child of fork() can open stores of its own. The parent's handles answer FKV_FORKED there;
+ * fkv_close gives back what the child has of one. If the parent is killed, its store is in use until
+ * such children have closed it too, or called exec, or ended.
+ *
  * Keys are 0 to FKV_KEY_BYTES_MAX bytes, values 0 to FKV_VALUE_BYTES_MAX; both are plain bytes.
  * There is no order over keys: fkv answers "what is the value of this key".
  *
