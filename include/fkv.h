@@ -27,8 +27,8 @@
  * every function here at the same time, on the same handle.
  *
  * A child of fork() can open stores of its own. The parent's handles answer FKV_FORKED there;
- * fkv_close gives back what the child has of one. If the parent is killed, its store is in use until
- * such children have closed it too, or called exec, or ended.
+ * fkv_close gives back what the child has of one. If the parent is killed, its store is in use
+ * until such children have closed it too, or called exec, or ended.
  *
  * Keys are 0 to FKV_KEY_BYTES_MAX bytes, values 0 to FKV_VALUE_BYTES_MAX; both are plain bytes.
  * There is no order over keys: fkv answers "what is the value of this key".
@@ -649,7 +649,10 @@ FKV_API enum fkv_error fkv_async_wait(fkv_async *async, int wait, fkv_completion
 
 /* A descriptor, the queue's own, that is readable when fkv_async_wait has something to do. For
  * poll, epoll and the like; not to be read or closed. A queue that was asked for it has to signal
- * from then on, so do not ask without need. -1 if it cannot be had, and in a child of fork(). */
+ * from then on, so do not ask without need. -1 if it cannot be had, and in a child of fork().
+ * While gets are open, epoll_wait may fail with EINTR in the thread that submitted them, though no
+ * signal has come, since the kernel does work of io_uring in that thread (poll goes on by itself):
+ * call it again. */
 FKV_API int fkv_async_fd(const fkv_async *async);
 
 /* Waits for reads under way, drops all else, and frees the queue; also after the store was closed.
