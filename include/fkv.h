@@ -174,18 +174,22 @@ typedef struct fkv_options {
     uint64_t log_bytes_max;
 
     /*
-     * The most memory, in bytes, for the pages of the index (20 bytes a key, nearly all that the
-     * library needs): at least 32 KiB; default 0, all of it stays in memory once it was used. With
-     * less than it needs, pages leave memory, and come back by a read of 4 KiB each: a get then
-     * reads the device once for its record and, for as great a share of keys as the index exceeds
-     * its memory, once more; so does a put. What little has changed of a page stays in memory when
-     * the page leaves, up to a quarter of the limit, and is written together with more. The limit
-     * is exceeded for a while: by the pages that one large commit changes, by those that change
-     * while a checkpoint is written (up to as many again: then commits sleep), by those that leave
-     * until no reader can see them (at most 8 MiB or a quarter of the limit, whichever is more; and
-     * half as much by those that come meanwhile: then gets sleep, for 1 ms each),
-     * and while fkv_check runs or a read section stays open, until something else is read or
-     * written. What leads to pages takes another 2 bytes in a hundred, always.
+     * The most memory, in bytes, for the pages of the index (20 bytes a key): at least 32 KiB;
+     * default 0, all of it stays in memory once it was used. With less than it needs, pages leave
+     * memory, and come back by a read of 4 KiB each: a get then reads the device once for its
+     * record and, for as great a share of keys as the index exceeds its memory, once more; so does
+     * a put. What little has changed of a page stays in memory when the page leaves, up to a
+     * quarter of the limit, and is written together with more. The limit is exceeded for a while:
+     * by the pages that one large commit changes, by those that change while a checkpoint is
+     * written (up to as many again: then commits sleep), by those that leave until no reader can
+     * see them (at most 8 MiB or a quarter of the limit, whichever is more; and half as much by
+     * those that come meanwhile: then gets sleep, for 1 ms each), and while fkv_check runs or a
+     * read section stays open, until something else is read or written. What leads to pages takes
+     * another 2 bytes in a hundred, always.
+     *
+     * Not limited by it are the buffers in which values wait for the disk, of 1 MiB each: a few,
+     * or, of who writes faster than the disk, up to 128, or an eighth of the memory that the
+     * process may use, if that is less. They are kept until the store is closed.
      */
     uint64_t index_memory_max;
 } fkv_options;
