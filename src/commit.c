@@ -83,7 +83,7 @@ static enum fkv_error prepare_kill_parts(struct fkv *db, struct write *write)
     if ((error = large_load(db, write->entry, &write->old)))
         return error;
     for (uint32_t i = 0; !error && i < write->old->sector_count; i++)
-        error = sectors_prepare(&db->sectors, write->old->sectors[i]);
+        error = sectors_prepare_large(&db->sectors, write->old->sectors[i]);
     for (uint32_t i = 0; !error && i < write->old->piece_count; i++) {
         struct hash128 hash = piece_hash(db, write->old->id, write->old->sector_count + i);
         uint64_t entry;

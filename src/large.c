@@ -142,7 +142,7 @@ enum fkv_error large_store(struct fkv *db, struct write *write, uint64_t id)
         if ((error = sectors_take(&db->sectors, &large->sectors[i])))
             break;
         large->sectors_taken++;
-        if (!(error = sectors_prepare(&db->sectors, large->sectors[i])))
+        if (!(error = sectors_prepare_large(&db->sectors, large->sectors[i])))
             error = write_sector(db, large, i,
                                  (const uint8_t *)write->value + (size_t)i * LARGE_SECTOR_PAYLOAD,
                                  scratch);

@@ -171,7 +171,7 @@ static enum fkv_error replay_move(struct fkv *db, uint64_t from, uint64_t to)
 static enum fkv_error replay_large(struct fkv *db, uint32_t sector, uint64_t sequence)
 {
     enum fkv_error error = sectors_take_at(&db->sectors, sector);
-    if (!error && !(error = sectors_prepare(&db->sectors, sector)))
+    if (!error && !(error = sectors_prepare_large(&db->sectors, sector)))
         sectors_open_large(&db->sectors, sector, sequence);
     return error;
 }

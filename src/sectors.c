@@ -601,11 +601,16 @@ enum fkv_error sectors_map_at(struct sectors *sectors, const struct undo_layer *
     return error;
 }
 
+enum fkv_error sectors_prepare_large(struct sectors *sectors, uint32_t sector)
+{
+    uint32_t frame;
+    return pages_load(sectors->pages, SPACE_SECTORS, sector / SECTORS_PER_PAGE, &frame);
+}
+
 enum fkv_error sectors_prepare(struct sectors *sectors, uint32_t sector)
 {
     uint32_t frame;
-    enum fkv_error error =
-        pages_load(sectors->pages, SPACE_SECTORS, sector / SECTORS_PER_PAGE, &frame);
+    enum fkv_error error = sectors_prepare_large(sectors, sector);
     for (uint32_t half = 0; !error && half < 2; half++)
         if (!page_frame(pages_find(sectors->pages, SPACE_MAPS, sector * 2 + half)))
             error = pages_load(sectors->pages, SPACE_MAPS, sector * 2 + half, &frame);

@@ -163,6 +163,8 @@ void sectors_give(struct sectors *sectors, uint32_t sector);
 
 /* Can the table and maps of this sector be changed without failing? Loads what is missing. */
 enum fkv_error sectors_prepare(struct sectors *sectors, uint32_t sector);
+/* The same for a sector of a large value, which has no maps. */
+enum fkv_error sectors_prepare_large(struct sectors *sectors, uint32_t sector);
 enum fkv_error sectors_prepare_kill(struct sectors *sectors, uint64_t address);
 /* Start fetching what the death of a record will change: where it lies first, later (`map`) the
  * word of the map. A hint. */

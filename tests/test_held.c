@@ -5,6 +5,7 @@
 #include "api_support.h"
 
 #include "memory.h"
+#include "store.h"
 
 enum { KEYS = 30000, VALUE_MOST = 600, KEY_BYTES_MOST = 200 };
 
@@ -212,14 +213,35 @@ static void test_without_mapping(void **state)
     all_modes(*state, FKV_READ_WITHOUT_MAPPING, 0);
 }
 
+/* What lies in sectors of its own has no deletion maps in memory, written, deleted or recovered. */
+static void test_large_values(void **state)
+{
+    enum { BYTES = 32 << 20, FRAMES_MAX = 16 };
+    struct place *place = *state;
+    uint8_t *value = calloc(1, BYTES);
+    fkv *db = open_with(place->path, FKV_NO_THREAD);
+    const _Atomic uint32_t *frames = &db->pages.space[SPACE_MAPS].frame_count;
+    must(fkv_put(db, "key", 3, value, BYTES));
+    must(fkv_put(db, "key", 3, value, BYTES));
+    assert_in_range(*frames, 0, FRAMES_MAX);
+    must(fkv_close(db));
+    db = open_with(place->path, FKV_NO_THREAD);
+    frames = &db->pages.space[SPACE_MAPS].frame_count;
+    must(fkv_delete(db, "key", 3));
+    assert_in_range(*frames, 0, FRAMES_MAX);
+    must(fkv_close(db));
+    free(value);
+}
+
 #define in_memory(function) \
     cmocka_unit_test_setup_teardown(function, place_make_in_memory, place_drop)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        in_memory(test_threads),     in_memory(test_no_threads),      in_memory(test_digest),
-        in_memory(test_index_limit), in_memory(test_without_mapping), in_memory(test_syncs),
+        in_memory(test_threads),      in_memory(test_no_threads),      in_memory(test_digest),
+        in_memory(test_index_limit),  in_memory(test_without_mapping), in_memory(test_syncs),
+        in_memory(test_large_values),
     };
     return run_all(tests);
 }
