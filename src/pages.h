@@ -387,11 +387,13 @@ static inline uint64_t pages_changes(const struct pages *pages, enum space space
  * and places there are for them in sectors that hold pages already. */
 static inline uint64_t pages_places_needed(const struct pages *pages, uint64_t more)
 {
+    enum { UNCOUNTED = 64 }; /* that one operation may change, see commit_changes */
     uint64_t count = pages->dirty_pages + pages->pending_pages + pages->spilled_nodes + more;
+    count += UNCOUNTED;
     /* Nodes: each page may have its own. Those of a checkpoint that runs, or has failed, are not
-     * counted one by one. And what one operation may add. */
+     * counted one by one. */
     uint64_t nodes = pages->node_count, begun = pages->epoch != pages->durable_epoch ? nodes : 0;
-    return count + min_u64(2 * count, nodes) + begun + 64;
+    return count + min_u64(2 * count, nodes) + begun;
 }
 static inline uint64_t pages_places_free(const struct pages *pages)
 {
