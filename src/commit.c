@@ -190,7 +190,8 @@ static enum fkv_error index_shortage(enum fkv_error error, enum shortage *shorta
 
 enum { PREPARE_AHEAD = 8 };
 
-static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count,
+/* Who only deletes leaves so many sectors. */
+static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count, uint32_t leave,
                               struct needs *needs, enum shortage *shortage)
 {
     enum fkv_error error;
@@ -233,9 +234,9 @@ static enum fkv_error prepare(struct fkv *db, struct write *writes, size_t count
     if ((error = log_can_hold(&db->log, needs->log_bytes)) ||
         (error = pages_reserve_frames(&db->pages, (uint32_t)frames)))
         return error;
-    if ((error = sectors_reserve(&db->sectors, needs->sectors,
-                                 needs->record_bytes ? RESERVE_FOR_COLLECTOR : RESERVE_NONE,
-                                 needs->changes)) ||
+    if (needs->record_bytes)
+        leave = sectors_for_deletes(&db->sectors);
+    if ((error = sectors_reserve(&db->sectors, needs->sectors, leave, needs->changes)) ||
         (error = log_reserve(&db->log, needs->log_bytes, &log_full)))
         if (error == FKV_FULL)
             *shortage = log_full ? SHORTAGE_OF_LOG : SHORTAGE_OF_DISK;
@@ -270,7 +271,7 @@ static enum fkv_error append_record(struct fkv *db, enum record_kind kind, const
                                     uint64_t *address, uint32_t *cells)
 {
     uint32_t need = record_cells(record_bytes(key_bytes, value_bytes));
-    enum fkv_error error = tail_prepare(&db->tail, need, RESERVE_FOR_COLLECTOR);
+    enum fkv_error error = tail_prepare(&db->tail, need, sectors_for_deletes(&db->sectors));
     if (error)
         return error;
     uint8_t *to = tail_append(&db->tail, need, address);
@@ -623,9 +624,8 @@ static int64_t spare_places(const struct fkv *db)
            (int64_t)pages_places_needed(&db->pages, 0);
 }
 
-/* A checkpoint frees the places of pages that were changed, and what is in quarantine; and what is
- * dead among the living is freed by moving them together. */
-static bool make_room_on_disk(struct fkv *db)
+/* A checkpoint frees the places of pages that were changed. */
+static bool make_places(struct fkv *db)
 {
     enum { WORTH_WHILE = 32 };
     int64_t spare = spare_places(db);
@@ -633,7 +633,13 @@ static bool make_room_on_disk(struct fkv *db)
         db->checkpoint.stage != CHECKPOINT_IDLE ||
         db->pages.dirty_pages + db->pages.pending_pages >= WORTH_WHILE ||
         db->commit - db->header.commit >= WORTH_WHILE; /* spilled pages have two places */
-    if (unwritten && !checkpoint_run_for_space(db) && spare_places(db) >= spare + WORTH_WHILE)
+    return unwritten && !checkpoint_run_for_space(db) && spare_places(db) >= spare + WORTH_WHILE;
+}
+
+/* And what is in quarantine; and what is dead among the living is freed by moving them together. */
+static bool make_room_on_disk(struct fkv *db)
+{
+    if (make_places(db))
         return true;
     uint32_t before = sectors_free_count(&db->sectors);
     bool quarantined =
@@ -654,14 +660,28 @@ bool commit_make_room(struct fkv *db, bool in_log)
     return in_log ? !checkpoint_run(db) : make_room_on_disk(db);
 }
 
+/* Deletes take what the collector needs only if a checkpoint does not help: what pages have got of
+ * it is not soon a whole sector again. */
+static bool make_room(struct fkv *db, const struct needs *needs, enum shortage shortage,
+                      uint32_t *leave)
+{
+    if (shortage == SHORTAGE_OF_LOG || needs->record_bytes || *leave == RESERVE_NONE)
+        return commit_make_room(db, shortage == SHORTAGE_OF_LOG);
+    db->making_room = true;
+    if (!make_places(db))
+        *leave = RESERVE_NONE;
+    return true;
+}
+
 /* Prepare until it succeeds; a checkpoint makes room where there is none. */
 static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, size_t count,
                                         struct needs *needs)
 {
     enum fkv_error error;
+    uint32_t leave = RESERVE_FOR_COLLECTOR;
     for (;;) {
         enum shortage shortage;
-        error = prepare(db, writes, count, needs, &shortage);
+        error = prepare(db, writes, count, leave, needs, &shortage);
         if (!error)
             break;
         commit_unprepare(db);
@@ -670,7 +690,7 @@ static enum fkv_error prepare_with_room(struct fkv *db, struct write *writes, si
         if (shortage == SHORTAGE_NONE)
             break;
         /* A log that is full again after a checkpoint was filled by others: try again then. */
-        bool made = commit_make_room(db, shortage == SHORTAGE_OF_LOG);
+        bool made = make_room(db, needs, shortage, &leave);
         if (store_has_failed(db))
             error = error_set(FKV_IO, "%s: a write or a sync failed while room was made", db->path);
         if (!made || store_has_failed(db))

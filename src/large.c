@@ -134,7 +134,8 @@ enum fkv_error large_store(struct fkv *db, struct write *write, uint64_t id)
     large->piece_count = (uint32_t)divide_up(rest, LARGE_PIECE_PAYLOAD);
     if (!sectors)
         return FKV_OK;
-    enum fkv_error error = sectors_reserve(&db->sectors, sectors, RESERVE_FOR_COLLECTOR, 0);
+    enum fkv_error error =
+        sectors_reserve(&db->sectors, sectors, sectors_for_deletes(&db->sectors), 0);
     uint8_t *scratch = error ? NULL : memory_new(SECTOR_BYTES);
     if (!error && !scratch)
         error = FKV_NO_MEMORY;

@@ -149,7 +149,7 @@ static enum fkv_error take_sector(struct fkv *db, uint32_t *sector)
     commit_wait_for_room(db);
     for (;;) {
         if (!(error = store_writable(db)))
-            error = sectors_reserve(&db->sectors, 1, RESERVE_FOR_COLLECTOR, 0);
+            error = sectors_reserve(&db->sectors, 1, sectors_for_deletes(&db->sectors), 0);
         if (error != FKV_FULL || !commit_make_room(db, false))
             break;
     }
@@ -323,7 +323,8 @@ static enum fkv_error prepare(struct fkv_load *load, bool *log_full)
         return error;
     uint64_t frames = db->pages.pending_pages + 64; /* each page is copied once at most */
     if ((error = pages_reserve_frames(&db->pages, (uint32_t)frames)) ||
-        (error = sectors_reserve(&db->sectors, 0, RESERVE_FOR_COLLECTOR, changes_of(load))))
+        (error =
+             sectors_reserve(&db->sectors, 0, sectors_for_deletes(&db->sectors), changes_of(load))))
         return error;
     return log_reserve(&db->log, log_bytes_for(load), log_full);
 }

@@ -266,7 +266,7 @@ static void crowded(void *context)
 static enum fkv_error room_for_pages(void *context, uint32_t pages)
 {
     struct fkv *db = context;
-    return sectors_reserve(&db->sectors, 0, RESERVE_FOR_COLLECTOR, pages);
+    return sectors_reserve(&db->sectors, 0, sectors_for_deletes(&db->sectors), pages);
 }
 
 static enum fkv_error make_parts(struct fkv *db)

@@ -217,7 +217,8 @@ static uint32_t ready(const struct sectors *sectors)
 uint32_t sectors_run_low(const struct sectors *sectors)
 {
     uint32_t free = ready(sectors);
-    uint32_t least = wanted_for_pages(sectors, 0) + READY_SECTORS_MIN;
+    uint32_t least =
+        wanted_for_pages(sectors, 0) + sectors_for_deletes(sectors) + READY_SECTORS_MIN;
     uint32_t want = least + (uint32_t)min_u64(sectors->count / 16, READY_SECTORS_MAX);
     /* What is in quarantine will be free soon: a file that grew instead would have it for ever. */
     uint32_t soon = sectors->freed.count + sectors->uncertain.count + sectors->awaiting_readers;
@@ -230,9 +231,9 @@ struct sectors_room sectors_room(const struct sectors *sectors)
     uint32_t allocated = atomic_load(&sectors->allocated_count);
     uint32_t count = atomic_load(&sectors->file_count);
     uint32_t free = ready(sectors) + (allocated > count ? allocated - count : 0);
-    uint32_t pages = wanted_for_pages(sectors, 0);
+    uint32_t kept = wanted_for_pages(sectors, 0) + sectors_for_deletes(sectors);
     uint32_t usual = 2 * READY_SECTORS_MIN + (uint32_t)min_u64(count / 32, READY_SECTORS_MAX);
-    return (struct sectors_room){.left = free > pages ? free - pages : 0, .usual = usual};
+    return (struct sectors_room){.left = free > kept ? free - kept : 0, .usual = usual};
 }
 
 /*

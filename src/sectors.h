@@ -101,7 +101,8 @@ struct sectors {
     uint64_t killed_twice;
 };
 
-/* How many sectors a caller must leave for those who free space. */
+/* How many sectors a caller must leave for those who free space: the collector moves records to
+ * them. See sectors_for_deletes, too. */
 enum sector_reserve { RESERVE_FOR_COLLECTOR = 2, RESERVE_NONE = 0 };
 
 enum fkv_error sectors_make(struct sectors *sectors, struct os_file *file, const struct os_ops *ops,
@@ -109,6 +110,13 @@ enum fkv_error sectors_make(struct sectors *sectors, struct os_file *file, const
 void sectors_drop(struct sectors *sectors);
 /* Memory that is held here: mappings of the file are none. */
 uint64_t sectors_memory_bytes(const struct sectors *sectors);
+
+/* And how many a caller who stores something new: the first death in a values sector needs places
+ * for its deletion map, of two pages. */
+static inline uint32_t sectors_for_deletes(const struct sectors *sectors)
+{
+    return RESERVE_FOR_COLLECTOR + sectors->values_count / (SECTOR_PAGES / 2);
+}
 
 static inline struct sector *sector_state(const struct sectors *sectors, uint32_t sector)
 {

@@ -251,6 +251,64 @@ static void test_deletes_on_a_full_disk(void **state)
     }
 }
 
+/* A full store, filled with puts. Returns how many. */
+static uint32_t fill_with(struct fkv *db, size_t bytes)
+{
+    uint32_t keys = 0;
+    for (int refused = 0; refused < 50;) {
+        enum fkv_error error = fkv_put(db, &keys, sizeof keys, value, bytes);
+        assert_true(error == FKV_OK || error == FKV_FULL);
+        keys += error == FKV_OK;
+        refused += error != FKV_OK;
+    }
+    return keys;
+}
+
+static void delete_at_random(struct fkv *db, struct rng *rng, uint32_t keys, uint32_t count)
+{
+    while (count) {
+        uint32_t key = (uint32_t)rng_below(rng, keys);
+        enum fkv_error error = fkv_delete(db, &key, sizeof key);
+        assert_true(error == FKV_OK || error == FKV_NOT_FOUND);
+        count -= error == FKV_OK;
+    }
+}
+
+/* Deletes do not eat the sectors that the collector moves records to: so garbage stays in bounds on
+ * a full disk too, and there is room again. */
+static void test_garbage_on_a_full_disk(void **state)
+{
+    (void)state;
+    enum { BYTES = 2000 };
+    struct rng rng = rng_make(1);
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.capacity_bytes = 30 * MIB});
+    struct fkv *db = open_on(sim, 16 * MIB, 0);
+    uint32_t keys = fill_with(db, BYTES);
+    delete_at_random(db, &rng, keys, keys / 20 * 19);
+    assert_true(db->sectors.dead_cells <= db->sectors.live_cells + 3 * SECTOR_CELLS);
+    for (uint32_t key = keys; key < keys + keys / 2; key++)
+        put(db, key, BYTES);
+    end_whole(sim, db);
+}
+
+/* The first death in a sector needs places for its deletion map: puts leave them for all sectors,
+ * beside the sectors of the collector. */
+static void test_first_deaths_on_a_full_disk(void **state)
+{
+    (void)state;
+    enum { BYTES = 130000, MAP_PAGES = 2 };
+    struct rng rng = rng_make(1);
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.capacity_bytes = 150 * MIB});
+    struct fkv *db = open_on(sim, 4 * MIB, 0);
+    uint32_t keys = fill_with(db, BYTES);
+    assert_ok(fkv_checkpoint(db));
+    uint64_t places = pages_places_free(&db->pages) - pages_places_needed(&db->pages, 0);
+    places += (db->sectors.free_backed_count - RESERVE_FOR_COLLECTOR) * SECTOR_PAGES;
+    assert_in_range(places, MAP_PAGES * db->sectors.values_count, UINT32_MAX);
+    delete_at_random(db, &rng, keys, keys - 1);
+    end_whole(sim, db);
+}
+
 /* After a kill nobody knows which of the free sectors are holes. On a full disk those that are not
  * can be had, though the lowest is one. */
 static void test_free_sectors_on_a_full_disk(void **state)
@@ -877,6 +935,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_not_created),
         cmocka_unit_test(test_not_created_beside_a_log),
         cmocka_unit_test(test_deletes_on_a_full_disk),
+        cmocka_unit_test(test_garbage_on_a_full_disk),
+        cmocka_unit_test(test_first_deaths_on_a_full_disk),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }

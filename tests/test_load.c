@@ -481,7 +481,7 @@ static void make_room_for_pages(void)
     /* Until there is too little, and some is to come. */
     struct sectors *sectors = &world.db->sectors;
     for (int i = 0; sectors->freed.count < 2 ||
-                    sectors_reserve(sectors, 0, RESERVE_FOR_COLLECTOR,
+                    sectors_reserve(sectors, 0, sectors_for_deletes(sectors),
                                     commit_changes(world.db, 20000, 0)) != FKV_FULL;
          i++) {
         assert_true(i < 100000);
@@ -526,7 +526,8 @@ static void test_room_for_what_goes(void **state)
     assert_ok(fkv_get_stats(world.db, &stats, sizeof stats));
     room_bytes = stats.file_bytes;
     struct sectors *sectors = &world.db->sectors;
-    while (!sectors_reserve(sectors, 1, RESERVE_FOR_COLLECTOR, commit_changes(world.db, LARGE, 1)))
+    while (!sectors_reserve(sectors, 1, sectors_for_deletes(sectors),
+                            commit_changes(world.db, LARGE, 1)))
         assert_ok(sectors_take(sectors, &taken[count++]));
     enum fkv_error error = fkv_load_commit(load);
     assert_true(error == FKV_OK || error == FKV_FULL);
