@@ -256,7 +256,8 @@ static bool step(struct fkv *db)
             sectors_kill(&db->sectors, moves[i].from, moves[i].cells);
         }
     }
-    if (error == FKV_DAMAGED) { /* the sector is not to be understood */
+    bool unclear = error == FKV_DAMAGED || error == FKV_IO;
+    if (unclear) { /* some records of the sector are to stay: to move the others would be in vain */
         if (db->sectors.front == front)
             set_aside(db, front);
         collector->sequence = 0;
@@ -264,7 +265,7 @@ static bool step(struct fkv *db)
         collector->cell = moves[done].from % SECTOR_CELLS;
         collector->debt_cells = moves[done].debt;
     }
-    return !error || error == FKV_DAMAGED;
+    return !error || unclear;
 }
 
 static bool exceeds(const struct fkv *db, uint64_t percent)

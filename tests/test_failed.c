@@ -309,6 +309,40 @@ static void test_first_deaths_on_a_full_disk(void **state)
     end_whole(sim, db);
 }
 
+/* A page of the index cannot be read. Sectors with records of its keys stay; the others are
+ * collected. */
+static void test_collecting_beside_bad_page(void **state)
+{
+    (void)state;
+    enum { OLD = 4000, NEW = 4000, BYTES = 1000, PUTS = 60000 };
+    struct rng rng = rng_make(1);
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, 4 * MIB, 0);
+    for (uint32_t key = 0; key < OLD; key++)
+        put(db, key, BYTES);
+    assert_ok(fkv_checkpoint(db));
+    uint32_t number = 0;
+    while (!pages_find(&db->pages, SPACE_INDEX, number)->location)
+        number++;
+    uint64_t location = pages_find(&db->pages, SPACE_INDEX, number)->location;
+    assert_ok(store_close(db));
+    assert_int_equal(os_sim_flip_bit(sim, NAME, location * PAGE_BYTES * 8), 0);
+    db = open_on(sim, 4 * MIB, 0);
+    for (uint32_t i = 0; i < PUTS; i++) {
+        uint32_t key = (uint32_t)(i < OLD ? i : OLD + rng_below(&rng, NEW));
+        enum fkv_error error = fkv_put(db, &key, sizeof key, value, BYTES);
+        assert_true(error == FKV_OK || error == FKV_DAMAGED || error == FKV_IO);
+        if (i == OLD) /* all others are in memory */
+            os_sim_fail(sim, &(struct os_sim_fault){
+                                 .kinds = OS_SIM_READ, .nth = 1, .error = -EIO, .forever = true});
+    }
+    print_message("%.1f sectors dead, %.1f alive\n", (double)db->sectors.dead_cells / SECTOR_CELLS,
+                  (double)db->sectors.live_cells / SECTOR_CELLS);
+    assert_true(db->sectors.dead_cells <= db->sectors.live_cells + 3 * SECTOR_CELLS);
+    store_close(db);
+    os_sim_free(sim);
+}
+
 /* After a kill nobody knows which of the free sectors are holes. On a full disk those that are not
  * can be had, though the lowest is one. */
 static void test_free_sectors_on_a_full_disk(void **state)
@@ -937,6 +971,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_deletes_on_a_full_disk),
         cmocka_unit_test(test_garbage_on_a_full_disk),
         cmocka_unit_test(test_first_deaths_on_a_full_disk),
+        cmocka_unit_test(test_collecting_beside_bad_page),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
