@@ -309,6 +309,29 @@ static void test_first_deaths_on_a_full_disk(void **state)
     end_whole(sim, db);
 }
 
+/* What is given back to the file system, others may take: not what the next checkpoint needs. */
+static void test_giving_back(void **state)
+{
+    (void)state;
+    enum { MANY = 200000, SOME = 20 };
+    struct os_sim *sim = os_sim_new(NULL);
+    struct fkv *db = open_on(sim, 16 * MIB, 0);
+    fkv_load *load;
+    assert_ok(fkv_load_begin(db, &load));
+    for (uint32_t key = 0; key < MANY; key++)
+        assert_ok(fkv_load_put(load, &key, sizeof key, value, 1));
+    assert_ok(fkv_load_commit(load));
+    fkv_load_free(load);
+    for (uint32_t key = 0; key < MANY; key += SOME)
+        put(db, key, 1);
+    pthread_mutex_lock(&db->writer);
+    sectors_trim(&db->sectors, 0, false, &db->writer);
+    pthread_mutex_unlock(&db->writer);
+    os_sim_set_capacity(sim, os_sim_used(sim));
+    assert_ok(fkv_checkpoint(db));
+    end_whole(sim, db);
+}
+
 /* A page of the index cannot be read. Sectors with records of its keys stay; the others are
  * collected. */
 static void test_collecting_beside_bad_page(void **state)
@@ -972,6 +995,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_garbage_on_a_full_disk),
         cmocka_unit_test(test_first_deaths_on_a_full_disk),
         cmocka_unit_test(test_collecting_beside_bad_page),
+        cmocka_unit_test(test_giving_back),
     };
     return SUPPORT_RUN(argc, argv, tests);
 }
