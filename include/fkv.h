@@ -251,7 +251,8 @@ enum {
  * the key, or says which pieces the value has that it had before, is damaged. After FKV_NO_MEMORY
  * and FKV_FULL nothing has changed and the call may be tried again. After FKV_IO or FKV_FAILED from
  * a commit that asked for sync, the commit is visible but may not be durable, and the store is
- * read-only until it is reopened.
+ * read-only until it is reopened. So it is where nothing is written in place (btrfs) and the log
+ * found no room: FKV_IO, and the commit is not visible, but may be once the store is reopened.
  */
 FKV_API enum fkv_error fkv_put(fkv *db, const void *key, size_t key_bytes, const void *value,
                                size_t value_bytes);
@@ -412,11 +413,12 @@ FKV_API void fkv_txn_free(fkv_txn *txn);
  * Opening one takes no time to speak of, and nobody pays for those that are not open. One takes 4.4
  * KB of memory. While one is open, a commit that changes a key for the first time since the newest
  * was opened keeps 64 bytes about it, and 8 KiB for each sector of 1 MiB in which a record dies for
- * the first time; of a value in pieces 8 bytes more for each. (Memory for that is taken in blocks of 0.5 KB that grow to 16 KB.) And sectors with records
- * that an open snapshot sees are not used again. So space and memory that are pinned are bounded by
- * what was overwritten or deleted since, once for each key, and are shown by fkv_get_stats. What
- * only a snapshot sees that is closed is given up with it, whichever others stay open. Reads on a
- * snapshot look at what was so kept for it, and for each snapshot opened after it.
+ * the first time; of a value in pieces 8 bytes more for each. (Memory for that is taken in blocks
+ * of 0.5 KB that grow to 16 KB.) And sectors with records that an open snapshot sees are not used
+ * again. So space and memory that are pinned are bounded by what was overwritten or deleted since,
+ * once for each key, and are shown by fkv_get_stats. What only a snapshot sees that is closed is
+ * given up with it, whichever others stay open. Reads on a snapshot look at what was so kept for
+ * it, and for each snapshot opened after it.
  *
  * fkv_snapshot_open waits for a commit that is under way. A store that is opened read-only has
  * snapshots too. Errors: FKV_INVALID, FKV_NO_MEMORY, FKV_FORKED.
@@ -428,8 +430,8 @@ FKV_API enum fkv_error fkv_snapshot_open(fkv *db, fkv_snapshot **snapshot);
  * may be in use. Merges what was kept for it with what an older snapshot needs, in small steps
  * beside writers, or forgets it: in any order of closing, a time that is proportional to what is
  * kept, or a little more; but what is kept for a sector is handed on once for each snapshot that is
- * closed before an older one that sees it. NULL is allowed and does nothing. Allowed, and necessary to free
- * its memory, after fkv_close too.
+ * closed before an older one that sees it. NULL is allowed and does nothing. Allowed, and necessary
+ * to free its memory, after fkv_close too.
  */
 FKV_API void fkv_snapshot_close(fkv_snapshot *snapshot);
 

@@ -211,7 +211,8 @@ static enum fkv_error read_sector_piece(struct fkv *db, const uint8_t *head, uin
 static enum fkv_error find_piece(struct fkv *db, const struct undo_layer *layer,
                                  const uint8_t *head, uint32_t number, uint64_t *entry)
 {
-    enum fkv_error error = index_get(&db->index, piece_hash(db, large_head(head).id, number), entry);
+    enum fkv_error error =
+        index_get(&db->index, piece_hash(db, large_head(head).id, number), entry);
     const struct undo_parts *parts =
         layer ? undo_find_parts(layer, record_hash(&db->hash_seeds, head)) : NULL;
     if (!parts || number >= parts->count || !parts->entry[number]) /* after the index: see undo.h */

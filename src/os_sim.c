@@ -484,6 +484,19 @@ static int write_locked(struct os_sim *sim, struct sim_file *file, const void *b
     return error == 0 && fitting < bytes ? -ENOSPC : error;
 }
 
+/* Up to the last byte that a write changes: whoever wrote these would have written all. */
+static size_t bytes_changed(const struct sim_file *file, const uint8_t *buffer, size_t bytes,
+                            uint64_t offset)
+{
+    while (bytes > 0) {
+        uint64_t at = offset + bytes - 1;
+        if (at >= file->size || file->image->base[at] != buffer[bytes - 1])
+            break;
+        bytes--;
+    }
+    return bytes;
+}
+
 static int sim_write(struct os_file *file, const void *buffer, size_t bytes, uint64_t offset)
 {
     struct os_sim *sim = file->sim;
@@ -494,7 +507,7 @@ static int sim_write(struct os_file *file, const void *buffer, size_t bytes, uin
     if (error == 0) {
         sim->bytes[kind_index(OS_SIM_WRITE)] += bytes;
         error = write_locked(sim, file->file, buffer, bytes, offset);
-    } else if (injected && bytes > 0) {
+    } else if (injected && (bytes = bytes_changed(file->file, buffer, bytes, offset)) > 0) {
         /* A part has been written. The fault stands, whatever becomes of the part. */
         write_locked(sim, file->file, buffer, next_roll(sim) % bytes, offset);
     }

@@ -28,7 +28,7 @@
  * clean: the process still sees them, no later sync writes them unless their page is written again,
  * a crash loses them. (Linux does that.) os_sim_evict lets go of them at once.
  * 6. A write that was made to fail, or had no space, has written a part of its bytes, from the
- *    front.
+ *    front, and of those that it was made to fail for not all that it would have changed.
  * 7. A mapping is of the file, not a copy. Touching it beyond the page that holds the file's end
  *    is a segmentation fault, where the real thing is a bus error.
  * 8. An allocation for which there is no space may have been made in part, from the front. On a
