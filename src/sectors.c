@@ -948,7 +948,8 @@ void sectors_trim(struct sectors *sectors, uint32_t keep, bool pairs, pthread_mu
     pthread_mutex_lock(&sectors->space_lock);
     pthread_mutex_lock(writer);
     bool adopted = adopt(sectors) == FKV_OK;
-    keep = (uint32_t)max_u64(keep, sectors_for_deletes(sectors)) + wanted_for_pages(sectors, 0);
+    if (keep)
+        keep = (uint32_t)max_u64(keep, sectors_for_deletes(sectors)) + wanted_for_pages(sectors, 0);
     if (adopted)
         trim_end(sectors, keep, writer);
     pthread_mutex_unlock(&sectors->space_lock);

@@ -236,9 +236,9 @@ bool sectors_is_seen(const struct sectors *sectors, uint32_t sector,
 /*
  * Give space back: free sectors at the end of the file, and holes for others (if `pairs`, whole
  * pairs, which keeps huge pages whole), but for `keep` that stay ready, and what the next
- * checkpoint and deletes need: others may take what is given back. The writer lock, which must be
- * held, is released at the beginning and during the work of the file system. Its errors are
- * ignored: it is a courtesy.
+ * checkpoint and deletes need, for others may take what is given back; if `keep` is 0, all. The
+ * writer lock, which must be held, is released at the beginning and during the work of the file
+ * system. Its errors are ignored: it is a courtesy.
  */
 void sectors_trim(struct sectors *sectors, uint32_t keep, bool pairs, pthread_mutex_t *writer);
 

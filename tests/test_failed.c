@@ -325,7 +325,7 @@ static void test_giving_back(void **state)
     for (uint32_t key = 0; key < MANY; key += SOME)
         put(db, key, 1);
     pthread_mutex_lock(&db->writer);
-    sectors_trim(&db->sectors, 0, false, &db->writer);
+    sectors_trim(&db->sectors, 1, false, &db->writer);
     pthread_mutex_unlock(&db->writer);
     os_sim_set_capacity(sim, os_sim_used(sim));
     assert_ok(fkv_checkpoint(db));
