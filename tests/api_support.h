@@ -35,12 +35,7 @@
 #include "bytes.h"
 #include "checksum.h"
 #include "fkv.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED true
-#else
-#define SANITIZED false
-#endif
+#include "sanitized.h"
 
 #ifdef __SANITIZE_THREAD__
 /* liburcu is not built with ThreadSanitizer: what its functions do to order memory among each other

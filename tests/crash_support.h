@@ -22,12 +22,6 @@
 #include "store.h"
 #include "support.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
-
 #define STORE_PATH "d/store"
 #define LOG_PATH "d/store-wal"
 

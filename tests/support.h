@@ -28,6 +28,7 @@
 #include <cmocka.h>
 
 #include "pages.h"
+#include "sanitized.h"
 
 /* ---------------------------------------------------------------- seeds and rounds */
 

@@ -270,7 +270,7 @@ static void test_empty(void **state)
 static void test_every_step(void **state)
 {
     (void)state;
-    for (struct rounds rounds = rounds_begin(3); rounds_next(&rounds);) {
+    for (struct rounds rounds = rounds_begin(SANITIZED ? 1 : 3); rounds_next(&rounds);) {
         struct world *world = world_make(rounds.seed, FKV_NO_THREAD);
         world->log_bytes_max = MIB;
         world_open(world);
@@ -1729,7 +1729,7 @@ static void test_repair_of_chance(void **state)
     uint64_t bytes[2];
     os_sim_file_size(whole, PATH, &bytes[0]);
     os_sim_file_size(whole, LOG_PATH, &bytes[1]);
-    for (struct rounds rounds = rounds_begin(25); rounds_next(&rounds);) {
+    for (struct rounds rounds = rounds_begin(SANITIZED ? 6 : 25); rounds_next(&rounds);) {
         struct rng rng = rng_make(rounds.seed);
         world->sim = os_sim_copy(whole);
         for (uint64_t n = rng_between(&rng, 1, 8); n; n--) {

@@ -32,18 +32,18 @@ static void enumerate_seeds(const struct workload *workload, unsigned seeds, uns
         (void)state;                                         \
         enumerate_seeds(&workload_##name, seeds, lotteries); \
     }
-ENUMERATION(small, 4, 10)
+ENUMERATION(small, 3, 10)
 ENUMERATION(index, 1, 4)
 ENUMERATION(collection, 1, 6)
 ENUMERATION(large, 1, 3)
 ENUMERATION(refer, 2, 6)
 ENUMERATION(log, 1, 4)
 ENUMERATION(shrinking, 1, 3)
-ENUMERATION(digests, 3, 8)
+ENUMERATION(digests, 2, 8)
 ENUMERATION(snapshots, 1, 4)
 ENUMERATION(loads, 1, 4)
 ENUMERATION(by_call, 1, 4)
-ENUMERATION(limited, 1, 2)
+ENUMERATION(limited, 1, 1)
 
 static void chain_seeds(enum chain_kind kind, uint64_t lives)
 {

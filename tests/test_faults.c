@@ -28,7 +28,7 @@ static void faults_of_stores(const struct workload *workload, unsigned stores)
         (void)state;                                \
         faults_of_stores(&workload_##name, stores); \
     }
-FAULTS(small, 62)
+FAULTS(small, 56)
 FAULTS(index, 2)
 FAULTS(collection, 14)
 FAULTS(large, 2)
