@@ -367,8 +367,7 @@ static enum fkv_error check_async(const fkv_async *async)
         return error_set(FKV_INVALID, "the queue is NULL");
     if (!async->db)
         return error_set(FKV_CANCELLED, "the store was closed");
-    bool alive = __atomic_load_n(async->db->alive, __ATOMIC_RELAXED) == HANDLE_ALIVE;
-    return alive ? FKV_OK : call_handle_state(async->db);
+    return check_handle(async->db);
 }
 
 enum fkv_error fkv_async_get(fkv_async *async, const void *key, size_t key_bytes, void *buffer,

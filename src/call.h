@@ -34,15 +34,8 @@ static inline enum fkv_error say(const fkv *db, enum fkv_error error, const char
 /* The file that a path leads to, through symbolic links; PATH_MAX bytes. */
 enum fkv_error call_path(const char *path, char *followed);
 
-/* Of a call that may wait for readers. */
-static inline enum fkv_error check_handle(fkv *db)
-{
-    if (__builtin_expect(!db || __atomic_load_n(db->alive, __ATOMIC_RELAXED) != HANDLE_ALIVE, 0))
-        return call_handle_state(db);
-    return FKV_OK;
-}
-
-/* Of one that may be made inside a read section, and does not. */
+/* Of a call that may be made inside a read section, and does not wait for readers: see
+ * check_handle. */
 static inline enum fkv_error check_alive(const fkv *db)
 {
     if (!db)

@@ -260,6 +260,13 @@ uint64_t store_memory_bytes(struct fkv *db);
 enum fkv_error key_make(const struct fkv *db, const void *bytes, size_t size, struct key *key);
 /* The handle is NULL, or not just alive: waits for readers, if that is why. */
 enum fkv_error call_handle_state(fkv *db);
+/* Of a call that may wait for readers. */
+static inline enum fkv_error check_handle(fkv *db)
+{
+    if (__builtin_expect(!db || __atomic_load_n(db->alive, __ATOMIC_RELAXED) != HANDLE_ALIVE, 0))
+        return call_handle_state(db);
+    return FKV_OK;
+}
 
 /* ---- fkv_many.c */
 /* The store closes: give up idle_queues. */
