@@ -197,14 +197,12 @@ static uint64_t log_bytes_for(const struct fkv *db, uint32_t moves)
 
 static enum fkv_error log_moves(struct fkv *db, const struct move *moves, uint32_t count)
 {
-    uint8_t *begin = log_begin(&db->log, 0, false);
-    uint8_t *to = begin;
+    uint8_t *to = log_begin(&db->log, false);
     for (uint32_t i = 0; i < count; i++) {
         to = tail_log_opened(&db->tail, (uint32_t)(moves[i].to / SECTOR_CELLS), to);
         to = operation_write(to, OPERATION_MOVE, moves[i].to, &moves[i].from, sizeof moves[i].from);
     }
-    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
-    return log_end(&db->log, bytes, FRAME_COLLECT, 0);
+    return store_log(db, to, FRAME_COLLECT, 0);
 }
 
 /* So many sectors may have to be opened for the records: each is full but for less than one. */
@@ -242,11 +240,9 @@ static bool step(struct fkv *db)
     while (done < count && !(error = copy(db, &moves[done], done, may_wait)))
         done++;
     if (done) {
-        enum fkv_error failed = log_moves(db, moves, done);
-        if (failed) {
+        if (log_moves(db, moves, done)) {
             for (uint32_t i = 0; i < done; i++)
                 sectors_kill(&db->sectors, moves[i].to, moves[i].cells);
-            store_fail(db, failed);
             return false;
         }
         for (uint32_t i = 0; i < done; i++) {

@@ -26,6 +26,12 @@ enum fkv_error store_fail(struct fkv *db, enum fkv_error error)
     return error;
 }
 
+enum fkv_error store_log(struct fkv *db, const uint8_t *end, uint32_t flags, uint64_t commit)
+{
+    enum fkv_error error = log_end(&db->log, end, flags, commit);
+    return __builtin_expect(error, 0) ? store_fail(db, error) : FKV_OK;
+}
+
 enum fkv_error store_writable(struct fkv *db)
 {
     if (db->read_only)
@@ -346,12 +352,9 @@ static void log_opened(struct fkv *db)
     const struct tail *tail = &db->tail;
     if (!tail->opened_count || store_has_failed(db))
         return;
-    uint8_t *begin = log_begin(&db->log, 0, false);
-    uint8_t *to = tail_log_opened(&db->tail, tail->opened[tail->opened_count - 1], begin);
-    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
-    enum fkv_error error = log_end(&db->log, bytes, FRAME_COLLECT, 0);
-    if (error)
-        store_fail(db, error);
+    uint8_t *to = log_begin(&db->log, false);
+    store_log(db, tail_log_opened(&db->tail, tail->opened[tail->opened_count - 1], to),
+              FRAME_COLLECT, 0);
 }
 
 /* The commit failed: what was stored is garbage. It may be tried again. */
@@ -564,18 +567,14 @@ static enum fkv_error store_and_log(struct fkv *db, struct write *writes, size_t
     }
     if (needs->refer || any_large)
         atomic_store(&db->log.data_unsynced, true);
-    uint8_t *begin = log_begin(&db->log, needs->log_bytes, synced);
-    uint8_t *to = begin;
+    uint8_t *to = log_begin(&db->log, synced);
     for (size_t i = 0; i < count - (PLANTED(HALF_BATCH_LOGGED) ? count / 2 : 0); i++)
         to = log_write(db, to, &writes[i], needs->refer);
     if (__builtin_expect(atomic_load_explicit(&db->failed, memory_order_relaxed), 0)) {
         unstore(db, writes, count); /* see log_written */
         return (enum fkv_error)db->failed;
     }
-    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
-    assert(bytes <= needs->log_bytes);
-    if ((error = log_end(&db->log, bytes, 0, commit))) {
-        store_fail(db, error);
+    if ((error = store_log(db, to, 0, commit))) {
         unstore(db, writes, count);
         return error;
     }

@@ -334,8 +334,7 @@ static enum fkv_error prepare(struct fkv_load *load, bool *log_full)
 static enum fkv_error log_load(struct fkv_load *load)
 {
     struct fkv *db = load->db;
-    uint8_t *begin = log_begin(&db->log, log_bytes_for(load), false);
-    uint8_t *to = begin;
+    uint8_t *to = log_begin(&db->log, false);
     if (db->tail.opened_count)
         to = tail_log_opened(&db->tail, db->tail.opened[db->tail.opened_count - 1], to);
     uint32_t next = 0;
@@ -351,10 +350,9 @@ static enum fkv_error log_load(struct fkv_load *load)
             to = operation_write(to, OPERATION_REFER, address, &pair->checksum,
                                  sizeof pair->checksum);
         }
-    uint64_t bytes = sizeof(struct format_frame) + (uint64_t)(to - begin);
-    enum fkv_error error = log_end(&db->log, bytes, 0, db->commit + 1);
+    enum fkv_error error = store_log(db, to, 0, db->commit + 1);
     if (error)
-        return store_fail(db, error);
+        return error;
     db->commit++;
     db->commits++;
     return FKV_OK;

@@ -364,6 +364,7 @@ enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
     enum fkv_error error = reserve(log, bytes, full);
     if (error)
         return error;
+    log->reserved = bytes;
     if (!log->in_place)
         return make_buffer(log, bytes) ? FKV_OK : FKV_NO_MEMORY;
     if (__builtin_expect(log->scarce, 0))
@@ -371,16 +372,20 @@ enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full)
     return FKV_OK;
 }
 
-uint8_t *log_begin(struct log *log, uint64_t bytes, bool synced)
+uint8_t *log_begin(struct log *log, bool synced)
 {
-    assert(fits_at_head(log, bytes) && bytes % 8 == 0);
+    uint64_t bytes = log->reserved;
+    assert(fits_at_head(log, bytes));
     bool by_call = !log->in_place || (synced && bytes <= BUFFER_BYTES && make_buffer(log, bytes));
     log->frame = by_call ? log->buffer : log->map + log->head.offset;
     return log->frame + sizeof(struct format_frame);
 }
 
-enum fkv_error log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit)
+enum fkv_error log_end(struct log *log, const uint8_t *end, uint32_t flags, uint64_t commit)
 {
+    uint64_t bytes = (uint64_t)(end - log->frame);
+    assert(bytes <= log->reserved && bytes % 8 == 0);
+    log->reserved = 0;
     enum fkv_error error = put_frame(log, log->frame, bytes, flags, commit);
     if (log->buffer_bytes > BUFFER_BYTES)
         drop_buffer(log);

@@ -12,14 +12,17 @@
  * The log begins small and grows by doubling to its maximum, preferring to reuse its beginning,
  * which checkpoints free; the space is allocated, so storing into the mapping finds room. (Where a
  * file system writes nothing in place it need not: there each frame is written by a call, which may
- * fail. A store would be the end of the process.) Space
- * that is only allocated costs the file system a change of metadata when it is first synced, about
- * as much as the sync itself. So who syncs lengthens the file ahead of need, by a MiB of zeros that
- * are stored.
+ * fail. A store would be the end of the process.) Space that is only allocated costs the file
+ * system a change of metadata when it is first synced, about as much as the sync itself. So who
+ * syncs lengthens the file ahead of need, by a MiB of zeros that are stored.
  *
  * Pages of the ring's last round leave memory where that is scarce, and to store into a page that
  * is not there reads it from the device first. So then each is written as zeros, whole, before
  * frames are stored into it: that reads nothing, and the chain ends at zeros as at older frames.
+ *
+ * A frame is made in three steps: log_reserve makes sure of room, log_begin says where its
+ * operations go, and log_end, told where they end, makes it the next one. Nothing comes between the
+ * first and the second that writes to the log.
  *
  * Threads: the writer lock protects the ring. log_sync takes no lock: whoever makes sync_round odd
  * syncs for all that is written, while the others sleep until it is even again (group commit).
@@ -59,7 +62,8 @@ struct log {
     size_t map_bytes;
     uint8_t *buffer; /* for frames that are written by a call; NULL before the first */
     size_t buffer_bytes;
-    uint8_t *frame;        /* the one being made: in there, or in the mapping */
+    uint64_t reserved;     /* for the frame that comes next, at most */
+    uint8_t *frame;        /* the one being made: in the buffer, or in the mapping */
     _Atomic uint64_t size; /* of the file, but for what is lengthened ahead */
     uint64_t ahead_max;    /* it is lengthened ahead to this */
     uint64_t ahead;        /* up to where it is; grow_lock */
@@ -107,16 +111,16 @@ uint64_t log_memory_bytes(const struct log *log);
 
 /* FKV_FULL if a frame of so many bytes can never fit. */
 enum fkv_error log_can_hold(const struct log *log, uint64_t bytes);
-/* Make sure that one fits. *full if a checkpoint must free room first; then FKV_FULL is returned.
- */
+/* Make sure that the next one fits, of so many bytes, its header included. *full if a checkpoint
+ * must free room first; then FKV_FULL is returned. */
 enum fkv_error log_reserve(struct log *log, uint64_t bytes, bool *full);
 /* Where the operations of the next frame go, room for which was reserved. `synced`: a log_sync
  * follows at once; nothing depends on that but time. */
-uint8_t *log_begin(struct log *log, uint64_t bytes, bool synced);
-/* The frame of `bytes`, its header included, is complete but for its header. If it cannot be
- * written, as may be where nothing is written in place, it is not there, and nothing more may be
- * written: the sectors that it told of are told of nowhere. */
-enum fkv_error log_end(struct log *log, uint64_t bytes, uint32_t flags, uint64_t commit);
+uint8_t *log_begin(struct log *log, bool synced);
+/* The operations end there: the frame is complete but for its header. If it cannot be written, as
+ * may be where nothing is written in place, it is not there, and nothing more may be written: the
+ * sectors that it told of are told of nowhere. (The store's way to it is store_log.) */
+enum fkv_error log_end(struct log *log, const uint8_t *end, uint32_t flags, uint64_t commit);
 
 /* Nothing in the log is needed any more: give its space back, but for a little. */
 void log_shrink(struct log *log);

@@ -310,8 +310,9 @@ static enum fkv_error log_restart(struct fkv *db, bool *full)
     if (error)
         return error;
     bool wrapped = db->log.head.offset < end;
-    memcpy(log_begin(&db->log, bytes, false), random, sizeof random);
-    if ((error = log_end(&db->log, bytes, FRAME_RESTART, 0)))
+    uint8_t *to = log_begin(&db->log, false);
+    memcpy(to, random, sizeof random);
+    if ((error = log_end(&db->log, to + sizeof random, FRAME_RESTART, 0)))
         return error;
     if (!(db->log.stale || (wrapped && !PLANTED(WRAP_UNSYNCED))) || PLANTED(RESTART_UNSYNCED))
         return FKV_OK;

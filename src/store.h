@@ -380,7 +380,12 @@ void commit_apply(struct fkv *db, struct write *write);
 enum fkv_error store_writable(struct fkv *db);
 /* Is there a number for one more? FKV_FULL: there never will be. */
 enum fkv_error commit_has_number(const struct fkv *db);
+/* A write or a sync has failed in a way after which nothing may be written: from now on the store
+ * is read-only. Returns `error`. */
 enum fkv_error store_fail(struct fkv *db, enum fkv_error error);
+/* log_end, for all frames of an open store: if the frame cannot be written, the store has failed.
+ */
+enum fkv_error store_log(struct fkv *db, const uint8_t *end, uint32_t flags, uint64_t commit);
 
 /* ---- snapshot.c */
 /* The store closes: end all that are open. */

@@ -125,8 +125,9 @@ static bool append(struct world *world, uint32_t bytes, uint32_t flags)
                           .commit = flags ? 0 : ++world->commit,
                           .bytes = bytes,
                           .flags = flags};
-    content(&frame, log_begin(&world->log, whole, rng_percent(&world->rng, 50)));
-    log_end(&world->log, whole, flags, frame.commit);
+    uint8_t *operations = log_begin(&world->log, rng_percent(&world->rng, 50));
+    content(&frame, operations);
+    log_end(&world->log, operations + bytes, flags, frame.commit);
     assert_true(world->frame_count < FRAMES_MAX);
     world->frames[world->frame_count++] = frame;
     assert_true(world->log.head.offset + sizeof(struct format_frame) <= world->log.size);

@@ -505,10 +505,12 @@ static void test_pad_in_the_log(void **state)
     memcpy(record, &header, sizeof header);
     header.checksum =
         record_checksum(record, sizeof header, db->seed) ^ record_place(db->tail.sequence, cell);
-    uint8_t *to = log_begin(&db->log, FRAME_BYTES, false);
-    operation_write(to, OPERATION_PUT, (uint64_t)db->tail.sector * SECTOR_CELLS + cell, &header,
-                    sizeof header);
-    log_end(&db->log, FRAME_BYTES, 0, db->commit + 1);
+    bool full;
+    assert_ok(log_reserve(&db->log, FRAME_BYTES, &full));
+    uint8_t *to = log_begin(&db->log, false);
+    to = operation_write(to, OPERATION_PUT, (uint64_t)db->tail.sector * SECTOR_CELLS + cell,
+                         &header, sizeof header);
+    assert_ok(log_end(&db->log, to, 0, db->commit + 1));
     os_sim_kill(sim, 1);
     fkv_close(db);
     assert_error(open_on(sim, &db), FKV_DAMAGED);
