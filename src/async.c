@@ -308,11 +308,11 @@ static bool queue_read(struct fkv_async *async, struct request *request, uint64_
                        size_t bytes)
 {
     struct fkv *db = async->db;
-    size_t block = request->direct ? db->direct_block_bytes : 1;
+    size_t block = request->direct ? db->direct.block_bytes : 1;
     uint64_t begin = offset / block * block;
     request->read_bytes = round_up(offset + bytes, block) - begin;
     uint8_t *room = make_room(async, request, request->read_bytes, block);
-    if (!room || db->os->ops->queue_read(async->queue, request->direct ? db->direct : db->file,
+    if (!room || db->os->ops->queue_read(async->queue, request->direct ? db->direct.file : db->file,
                                          room, request->read_bytes, begin, request))
         return false;
     request->record = room + (offset - begin);

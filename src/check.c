@@ -188,7 +188,7 @@ static void use_store(struct check *check, struct fkv *db)
     check->path = db->path;
     check->log_path = db->log_path;
     check->file = db->file;
-    check->log_file = db->log_file;
+    check->log_file = db->log.file;
     memcpy(check->store_id, db->header.store_id, sizeof check->store_id);
     check->hash_seeds = db->hash_seeds;
     check->seed = db->seed;
@@ -226,7 +226,7 @@ enum fkv_error store_check(struct fkv *db, const struct check_options *options,
 void check_wait(struct fkv *db)
 {
     while (db->threads && db->checkpoint.stage != CHECKPOINT_IDLE)
-        pthread_cond_wait(&db->checkpoint_over, &db->writer);
+        pthread_cond_wait(&db->checkpoint.ended, &db->writer);
 }
 
 /* ---------------------------------------------------------------- files that cannot be opened */

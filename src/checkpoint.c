@@ -311,7 +311,7 @@ static void over(struct fkv *db, enum fkv_error error)
     checkpoint->over++;
     if (!error)
         checkpoint->last_well = checkpoint->over;
-    pthread_cond_broadcast(&db->checkpoint_over);
+    pthread_cond_broadcast(&db->checkpoint.ended);
     unlock(db);
 }
 
@@ -443,7 +443,7 @@ void checkpoint_poll(struct fkv *db)
     if (db->threads) {
         if (checkpoint->stage == CHECKPOINT_IDLE && !checkpoint->wanted) {
             checkpoint->wanted = true;
-            pthread_cond_signal(&db->checkpoint_wanted);
+            pthread_cond_signal(&db->checkpoint.due);
         }
         return;
     }
@@ -472,12 +472,12 @@ enum fkv_error checkpoint_run(struct fkv *db)
         else
             start(db);
     }
-    while (db->threads && checkpoint->over < until && !db->stop) {
+    while (db->threads && checkpoint->over < until && !db->checkpoint.stop) {
         if (checkpoint->stage == CHECKPOINT_IDLE) {
             checkpoint->wanted = true;
-            pthread_cond_signal(&db->checkpoint_wanted);
+            pthread_cond_signal(&db->checkpoint.due);
         }
-        pthread_cond_wait(&db->checkpoint_over, &db->writer);
+        pthread_cond_wait(&db->checkpoint.ended, &db->writer);
     }
     if ((error = checkpoint_error_of(db, until)))
         error_set(error, "%s", checkpoint->error_text);
@@ -507,7 +507,7 @@ static bool is_given_up(struct fkv *db)
     uint64_t left = stage == CHECKPOINT_INDEX   ? db->pages.dirty_pages
                     : stage == CHECKPOINT_PAGES ? db->pages.pending_pages
                                                 : 0;
-    bool given_up = db->stop && left > CLOSE_PAGES_MAX;
+    bool given_up = db->checkpoint.stop && left > CLOSE_PAGES_MAX;
     unlock(db);
     return given_up;
 }
@@ -516,12 +516,12 @@ void *checkpoint_thread(void *context)
 {
     struct fkv *db = context;
     pthread_mutex_lock(&db->writer);
-    while (!db->stop) {
+    while (!db->checkpoint.stop) {
         if (!db->checkpoint.wanted) {
             if (db->compaction.stage)
                 compaction_turn(db);
             else
-                pthread_cond_wait(&db->checkpoint_wanted, &db->writer);
+                pthread_cond_wait(&db->checkpoint.due, &db->writer);
             continue;
         }
         db->checkpoint.wanted = false;
@@ -529,7 +529,7 @@ void *checkpoint_thread(void *context)
         if (failed) {
             keep_error(&db->checkpoint, failed);
             db->checkpoint.over++;
-            pthread_cond_broadcast(&db->checkpoint_over);
+            pthread_cond_broadcast(&db->checkpoint.ended);
             continue;
         }
         start(db);

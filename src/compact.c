@@ -69,7 +69,7 @@ void compaction_begin(struct fkv *db, uint32_t percent)
     compaction->over = before.over;
     compaction->error = before.error;
     compaction->commits = db->commits;
-    pthread_cond_signal(&db->checkpoint_wanted);
+    pthread_cond_signal(&db->checkpoint.due);
 }
 
 void compaction_end(struct fkv *db, enum fkv_error error)
@@ -84,7 +84,7 @@ static void want_checkpoint(struct fkv *db)
 {
     db->checkpoint.wanted = true;
     if (db->threads)
-        pthread_cond_signal(&db->checkpoint_wanted);
+        pthread_cond_signal(&db->checkpoint.due);
 }
 
 /* Some steps were taken. */

@@ -118,12 +118,12 @@ enum fetch_way fetch_test_way;
 void fetch_open_direct(struct fkv *db)
 {
     const struct os_ops *ops = db->os->ops;
-    if (db->direct_tried)
+    if (db->direct.tried)
         return; /* who has a queue looks at it without a lock */
-    db->direct_tried = true;
+    db->direct.tried = true;
     if (!ops->cached || !ops->open_direct ||
-        ops->open_direct(db->file, &db->direct, &db->direct_block_bytes))
-        db->direct = NULL;
+        ops->open_direct(db->file, &db->direct.file, &db->direct.block_bytes))
+        db->direct.file = NULL;
 }
 
 enum fetch_way fetch_way(const struct fkv *db, uint64_t offset, uint64_t bytes, uint64_t nth)
@@ -133,14 +133,14 @@ enum fetch_way fetch_way(const struct fkv *db, uint64_t offset, uint64_t bytes, 
     enum fetch_way way = FETCH_CACHED;
 #ifdef FKV_TESTING
     if (fetch_test_way)
-        return fetch_test_way == FETCH_DIRECT && !db->direct ? FETCH_CACHED : fetch_test_way;
+        return fetch_test_way == FETCH_DIRECT && !db->direct.file ? FETCH_CACHED : fetch_test_way;
 #endif
     int cached = ops->cached ? ops->cached(db->file, offset, bytes) : -1;
     /* Where nobody knows, what readers have in the mapping counts as cached. */
     if (cached > 0 ||
         (cached < 0 && !atomic_load_explicit(&db->sectors.by_call, memory_order_relaxed)))
         way = FETCH_NOW;
-    else if (cached == 0 && db->direct && nth % FILLS_THE_CACHE &&
+    else if (cached == 0 && db->direct.file && nth % FILLS_THE_CACHE &&
              atomic_load_explicit(&db->beyond_memory, memory_order_relaxed))
         way = FETCH_DIRECT;
     return way;

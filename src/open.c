@@ -52,7 +52,7 @@ static enum fkv_error header_choose(struct fkv *db, const struct format_header c
                          db->path, best->features);
     db->header = *best;
     db->header_copy = best == &copies[1];
-    db->header_in_doubt = header_is_whole(&copies[1 - db->header_copy]);
+    db->life.header_in_doubt = header_is_whole(&copies[1 - db->header_copy]);
     return FKV_OK;
 }
 
@@ -231,8 +231,9 @@ static void retire_frame(void *context, uint32_t frame)
 static enum fkv_error take_sector(void *context, uint32_t *sector)
 {
     struct fkv *db = context;
-    if (db->replay_last)
-        return sectors_take_after(&db->sectors, db->replay_last - PLANTED(SPILL_IN_LOG), sector);
+    if (db->life.replay_last)
+        return sectors_take_after(&db->sectors, db->life.replay_last - PLANTED(SPILL_IN_LOG),
+                                  sector);
     /* Where pages have places elsewhere, if not in a row, the collector's sectors are not for them.
      */
     if (pages_places_free(&db->pages)) {
@@ -316,7 +317,7 @@ static enum fkv_error log_restart(struct fkv *db, bool *full)
         return error;
     if (!(db->log.stale || (wrapped && !PLANTED(WRAP_UNSYNCED))) || PLANTED(RESTART_UNSYNCED))
         return FKV_OK;
-    int status = db->os->ops->sync(db->log_file);
+    int status = db->os->ops->sync(db->log.file);
     return status ? store_fail(db, error_sync(status, db->log_path)) : FKV_OK;
 }
 
@@ -326,7 +327,7 @@ static enum fkv_error log_make_durable(struct fkv *db)
 {
     if (PLANTED(CHECKPOINT_BEFORE_LOG))
         return FKV_OK;
-    int status = db->os->ops->sync(db->log_file);
+    int status = db->os->ops->sync(db->log.file);
     if (status)
         return error_os(status, "sync", db->log_path);
     status = db->os->ops->sync_directory(db->os, db->log_path);
@@ -349,12 +350,12 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
     db->log.head.offset = db->header.log_offset;
     bool may_be_missing = db->header.clean;
     const struct os_ops *ops = db->os->ops;
-    int status = ops->open(db->os, db->log_path, db->read_only ? OS_READ_ONLY : 0, &db->log_file);
+    int status = ops->open(db->os, db->log_path, db->read_only ? OS_READ_ONLY : 0, &db->log.file);
     if (status == -ENOENT && may_be_missing && !db->read_only) {
-        status = ops->open(db->os, db->log_path, OS_CREATE | OS_EXCLUSIVE, &db->log_file);
-        db->made_log = !status;
+        status = ops->open(db->os, db->log_path, OS_CREATE | OS_EXCLUSIVE, &db->log.file);
+        db->life.made_log = !status;
         if (!status && ops->permit) /* all that is put is in it */
-            ops->permit(db->log_file, db->file);
+            ops->permit(db->log.file, db->file);
     }
     if (status == -ENOENT && may_be_missing)
         return FKV_OK; /* read-only, and nothing to read */
@@ -363,10 +364,9 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
                          db->path);
     if (status)
         return error_os(status, "open", db->log_path);
-    db->log.file = db->log_file;
     db->log.read_only = db->read_only;
     uint64_t size;
-    if ((status = db->os->ops->size(db->log_file, &size)))
+    if ((status = db->os->ops->size(db->log.file, &size)))
         return error_os(status, "size of", db->log_path);
     bool unfinished = false;
     enum fkv_error error = FKV_OK;
@@ -374,8 +374,8 @@ static enum fkv_error open_log(struct fkv *db, uint64_t log_bytes_max)
         return error;
     if (unfinished && db->read_only)
         return FKV_OK;
-    if (unfinished && !db->made_log)
-        db->made_file = false; /* a log that was there stays, and will need this store */
+    if (unfinished && !db->life.made_log)
+        db->life.made_file = false; /* a log that was there stays, and will need this store */
     error = unfinished ? make_log(db) : log_open(&db->log, db->header.store_id);
     if (error || !may_be_missing || db->read_only)
         return error;
@@ -419,11 +419,11 @@ static enum fkv_error open_parts(struct fkv *db, uint64_t log_bytes_max)
 
 static enum fkv_error start_threads(struct fkv *db)
 {
-    db->flusher_runs = thread_start(&db->flusher, tail_flusher, &db->tail, "fkv-flush");
-    if (db->flusher_runs)
-        db->checkpointer_runs =
-            thread_start(&db->checkpointer, checkpoint_thread, db, "fkv-checkpoint");
-    if (!db->checkpointer_runs)
+    db->life.flusher_runs = thread_start(&db->life.flusher, tail_flusher, &db->tail, "fkv-flush");
+    if (db->life.flusher_runs)
+        db->life.checkpointer_runs =
+            thread_start(&db->life.checkpointer, checkpoint_thread, db, "fkv-checkpoint");
+    if (!db->life.checkpointer_runs)
         return error_set(FKV_NO_MEMORY, "%s: a thread could not be started", db->path);
     return FKV_OK;
 }
@@ -458,7 +458,7 @@ static enum fkv_error start(struct fkv *db)
      */
     struct format_header header = db->header;
     header.clean = 0;
-    if (db->header_in_doubt &&
+    if (db->life.header_in_doubt &&
         !PLANTED(OTHER_COPY_FIRST)) { /* so it is written first, with the sequence that it has */
         db->header_copy ^= 1;
         db->header.sequence--;
@@ -477,19 +477,19 @@ static enum fkv_error start(struct fkv *db)
 
 static void stop_threads(struct fkv *db)
 {
-    if (db->checkpointer_runs) {
+    if (db->life.checkpointer_runs) {
         pthread_mutex_lock(&db->writer);
-        db->stop = true;
-        pthread_cond_broadcast(&db->checkpoint_wanted);
-        pthread_cond_broadcast(&db->checkpoint_over);
+        db->checkpoint.stop = true;
+        pthread_cond_broadcast(&db->checkpoint.due);
+        pthread_cond_broadcast(&db->checkpoint.ended);
         pthread_mutex_unlock(&db->writer);
-        pthread_join(db->checkpointer, NULL);
+        pthread_join(db->life.checkpointer, NULL);
     }
-    if (db->flusher_runs) {
+    if (db->life.flusher_runs) {
         tail_stop(&db->tail);
-        pthread_join(db->flusher, NULL);
+        pthread_join(db->life.flusher, NULL);
     }
-    db->checkpointer_runs = db->flusher_runs = false;
+    db->life.checkpointer_runs = db->life.flusher_runs = false;
     db->threads = db->tail.threads = false;
     db->reclaim.alone = true;
 }
@@ -503,15 +503,15 @@ static void stop_threads(struct fkv *db)
 static void unmake(struct fkv *db)
 {
     const struct os_ops *ops = db->os->ops;
-    if (db->made_log) {
+    if (db->life.made_log) {
         if (store_has_failed(db) || db->data_sync.failed)
             return;
         struct format_header header = db->header;
         header.clean = 1;
         header.log_offset = LOG_FRAMES_OFFSET;
         log_drop(&db->log);
-        ops->close(db->log_file); /* now: to sync the directory may take its descriptor */
-        db->log_file = NULL;
+        ops->close(db->log.file); /* now: to sync the directory may take its descriptor */
+        db->log.file = NULL;
         if (random_bytes(&header.log_chain, sizeof header.log_chain) ||
             checkpoint_write_header(db, &header) || ops->remove(db->os, db->log_path) ||
             ops->sync_directory(db->os, db->log_path))
@@ -527,17 +527,17 @@ static void drop(struct fkv *db)
         reclaim_finish(&db->reclaim, false);
     reclaim_drop(&db->reclaim);
     undo_drop(&db->undo);
-    if (db->log_file) {
+    if (db->log.file) {
         log_drop(&db->log);
-        db->os->ops->close(db->log_file);
+        db->os->ops->close(db->log.file);
     }
     tail_drop(&db->tail);
     index_drop(&db->index);
     if (db->file && db->sectors.ops)
         sectors_drop(&db->sectors);
     pages_drop(&db->pages);
-    if (db->direct)
-        db->os->ops->close(db->direct);
+    if (db->direct.file)
+        db->os->ops->close(db->direct.file);
     if (db->file)
         db->os->ops->close(db->file);
     sector_room_drop(&db->collector.room);
@@ -572,8 +572,8 @@ static enum fkv_error make_handle(struct os *os, const char *path, const fkv_opt
     pthread_mutex_init(&db->writer, &adaptive);
     pthread_mutexattr_destroy(&adaptive);
     pthread_mutex_init(&db->data_sync.lock, NULL);
-    pthread_cond_init(&db->checkpoint_wanted, NULL);
-    pthread_cond_init(&db->checkpoint_over, NULL);
+    pthread_cond_init(&db->checkpoint.due, NULL);
+    pthread_cond_init(&db->checkpoint.ended, NULL);
     pthread_cond_init(&db->room_made, NULL);
     collector_make(&db->collector,
                    options->garbage_percent_max ? options->garbage_percent_max : 100);
@@ -613,7 +613,7 @@ static enum fkv_error find_file(struct fkv *db)
             return error_set(FKV_LOG_MISMATCH, "%s is the log of a store that is not there",
                              db->log_path);
         status = ops->open(db->os, db->path, OS_CREATE | OS_EXCLUSIVE, &db->file);
-        db->made_file = !status;
+        db->life.made_file = !status;
         if (status == -EEXIST && !exclusive)
             return FKV_OK;
     }
@@ -634,14 +634,14 @@ static enum fkv_error open_file(struct fkv *db)
             continue;
         int status = ops->lock(db->file, db->read_only);
         uint64_t size = 0;
-        bool made = db->made_file;
-        db->made_file = false;
+        bool made = db->life.made_file;
+        db->life.made_file = false;
         if (status)
             return status == -EWOULDBLOCK ? is_in_use(db) : error_os(status, "lock", db->path);
         if (made && (status = ops->size(db->file, &size)))
             return error_os(status, "size of", db->path);
         if (ops->is_named(db->file, db->path)) {
-            db->made_file = made && !size; /* or another was faster, and has had it */
+            db->life.made_file = made && !size; /* or another was faster, and has had it */
             db->data_sync.ops = ops;
             db->data_sync.file = db->file;
             db->data_sync.path = db->path;
@@ -659,7 +659,7 @@ static enum fkv_error open_store(struct fkv *db, const fkv_options *options)
     enum fkv_error error;
     if ((error = reclaim_make(&db->reclaim, db->threads, release, db)) || (error = open_file(db)))
         return error;
-    if ((db->flags & FKV_EXCLUSIVE) && !db->made_file)
+    if ((db->flags & FKV_EXCLUSIVE) && !db->life.made_file)
         return error_os(-EEXIST, "create", db->path);
     if ((error = header_read(db, &fresh)))
         return error;
@@ -699,7 +699,7 @@ enum fkv_error store_open(struct os *os, const char *path, const fkv_options *gi
         error = open_store(db, options);
     if (error && db) {
         stop_threads(db);
-        if (db->made_file) {
+        if (db->life.made_file) {
             char text[ERROR_TEXT_BYTES];
             snprintf(text, sizeof text, "%s", error_last());
             unmake(db);
@@ -745,7 +745,7 @@ enum fkv_error store_close(struct fkv *db)
     many_drop(db);
     bool forked = !*db->alive;
     if (forked) { /* the threads, and the file, are the parent's */
-        db->checkpointer_runs = db->flusher_runs = false;
+        db->life.checkpointer_runs = db->life.flusher_runs = false;
         reclaim_finish(&db->reclaim, true);
         if (db->load)
             load_end(db->load);

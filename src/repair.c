@@ -133,7 +133,7 @@ static enum fkv_error create(struct repair *repair)
     const struct os_ops *ops = repair->os->ops;
     if (!error && ops->permit) { /* before anything is in it */
         ops->permit(repair->out->file, repair->file);
-        ops->permit(repair->out->log_file, repair->file);
+        ops->permit(repair->out->log.file, repair->file);
     }
     return error;
 }

@@ -277,7 +277,7 @@ static enum fkv_error look_through(struct fkv *db, bool spills, uint64_t *last_c
     enum fkv_error error;
     bool found;
     uint64_t asked = before.offset;
-    db->replay_last = spills;
+    db->life.replay_last = spills;
     *last_commit = db->commit;
     for (;;) {
         log_read_ahead(log, log->head.offset, &asked);
@@ -288,7 +288,7 @@ static enum fkv_error look_through(struct fkv *db, bool spills, uint64_t *last_c
         if (frame_is_commit(&frame.header) && frame.header.commit != ++*last_commit)
             return bad_frame(db, &frame);
         if (spills)
-            db->replay_last = (uint32_t)max_u64(db->replay_last, last_sector(&frame));
+            db->life.replay_last = (uint32_t)max_u64(db->life.replay_last, last_sector(&frame));
     }
     if (!error)
         error = log_check_end(log, *last_commit);
@@ -308,7 +308,7 @@ enum fkv_error store_replay(struct fkv *db)
     enum fkv_error error = look_through(db, spills, &last_commit);
     /* Pages that are spilled may go over those of the checkpoint before this one: so this one's
      * header must be more than something that the system has in its cache. */
-    if (!error && spills && db->header_in_doubt)
+    if (!error && spills && db->life.header_in_doubt)
         error = checkpoint_write_copy(db, &db->header);
     if (error)
         return error;
@@ -349,7 +349,7 @@ enum fkv_error store_replay(struct fkv *db)
         }
     }
     memory_free(scratch);
-    db->replay_last = 0;
+    db->life.replay_last = 0;
     if (!error && db->commit < last_commit)
         error = log_check_end(log, db->commit);
     atomic_store(&log->written_commit, db->commit);

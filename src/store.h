@@ -2,8 +2,8 @@
  * store: what a handle is, and what the files of the store (README.md lists them) have for each
  * other.
  *
- * Locks: docs/architecture.md has them all, and their order. Readers take none, but for a page of
- * the index that is not in memory.
+ * Locks: docs/architecture.md has them all, and their order; below, each group of members says what
+ * guards it. Readers take none, but for a page of the index that is not in memory.
  */
 #ifndef FKV_STORE_H
 #define FKV_STORE_H
@@ -77,26 +77,38 @@ enum checkpoint_stage {
 };
 
 struct checkpoint {
-    _Atomic int stage; /* enum checkpoint_stage */
-    bool wanted;
-    bool asked;                  /* for, by the user: the next is thorough */
-    bool thorough;               /* gives back all the space that it can */
-    struct format_header header; /* of the state it holds */
-    bool closing;                /* the last one: the log is empty after it */
-    _Atomic bool copies;         /* pages, under the writer lock, and will be done soon */
-    struct log_position log;     /* where a replay over it begins */
-    uint64_t log_bytes_before;   /* of the log's written_bytes, when it began */
-    uint64_t log_bytes;          /* that were written during the last ones: fades */
-    uint64_t log_room;           /* that the log had when it began */
-    uint64_t charged_bytes;      /* of the log's written_bytes: commits have paid for them */
-    uint32_t tries;              /* at a parked page that cannot be read */
+    /* Any thread may look at them. */
+    _Atomic int stage;       /* enum checkpoint_stage; who does the next part of it changes it */
+    _Atomic bool copies;     /* pages, under the writer lock, and will be done soon */
     _Atomic int64_t owed_ns; /* commits are to sleep so long, together; less than 0: slept more */
-    uint64_t over;           /* how many have ended, well or not */
-    uint64_t done;           /* how many well */
-    uint64_t last_well;      /* `over` when the last of those had */
-    enum fkv_error error;    /* of the last one */
+    _Atomic uint64_t header_bytes; /* written, since open */
+
+    /* Writer lock: what is asked for. */
+    bool wanted;
+    bool asked;           /* for, by the user: the next is thorough */
+    bool closing;         /* the last one: the log is empty after it */
+    bool stop;            /* the thread is to end */
+    pthread_cond_t due;   /* for the thread: `wanted`, `stop`, or a compaction has begun */
+    pthread_cond_t ended; /* for who waits: `over` has grown, or `stop` */
+
+    /* Writer lock: the one that runs. */
+    bool thorough;             /* gives back all the space that it can */
+    struct log_position log;   /* where a replay over it begins */
+    uint64_t log_bytes_before; /* of the log's written_bytes, when it began */
+    uint64_t log_room;         /* that the log had when it began */
+    uint64_t charged_bytes;    /* of the log's written_bytes: commits have paid for them */
+
+    /* Of who does the next part of it: the thread, or else who has the writer lock. */
+    struct format_header header; /* of the state it holds */
+    uint32_t tries;              /* at a parked page that cannot be read */
+
+    /* Writer lock: those that are over. */
+    uint64_t log_bytes;                /* that were written during the last ones: fades */
+    uint64_t over;                     /* how many have ended, well or not */
+    uint64_t done;                     /* how many well */
+    uint64_t last_well;                /* `over` when the last of those had */
+    enum fkv_error error;              /* of the last one */
     char error_text[ERROR_TEXT_BYTES]; /* what its thread said of that */
-    _Atomic uint64_t header_bytes;
 };
 
 /* A values sector that was read from the file: see fetch_sector. */
@@ -105,6 +117,7 @@ struct sector_room {
     uint64_t sequence; /* of what is in it; 0: nothing */
 };
 
+/* Writer lock. */
 struct collector {
     struct sector_room room; /* the front, where it has no address */
     uint64_t sequence;       /* of the sector at the front of the queue; 0 none */
@@ -126,7 +139,7 @@ enum compaction_stage {
     COMPACTION_ENDS, /* its last checkpoint is awaited, and what that frees is given back */
 };
 
-/* A compaction: that of a call, or the one in the background. */
+/* A compaction: that of a call, or the one in the background. Writer lock. */
 struct compaction {
     enum compaction_stage stage;
     uint32_t percent;     /* dead cells of live ones: it ends there */
@@ -144,23 +157,57 @@ struct compaction {
 
 enum { STRIPES = 65536, SPINS_MAX = 2000, IDLE_QUEUES = 8 };
 
+/* What open.c keeps of a handle, with replay.c: nobody else has the store while it is opened or
+ * closed. */
+struct lifetime {
+    bool made_file, made_log; /* by this opening; see unmake */
+    /* As opened: the other copy of the header is whole too, and perhaps the only one on the medium
+     * that is: a sync of this one that failed would have left it in the cache. */
+    bool header_in_doubt;
+    uint32_t replay_last; /* the last sector that the log names, during a replay; 0: none is on */
+    pthread_t flusher, checkpointer;
+    bool flusher_runs, checkpointer_runs;
+};
+
+/* The store's file once more, read past the page cache, where memory and places are multiples of a
+ * block. Who has a queue (async.h) looks at it without a lock: fetch_open_direct was before. */
+struct direct {
+    struct os_file *file; /* NULL: cannot be, or is not wanted */
+    uint32_t block_bytes;
+    bool tried; /* writer lock */
+};
+
+/*
+ * A handle. Its members are ordered by what guards them:
+ *
+ *   set by opening     then only read, by any thread
+ *   fetch.c            set under the writer lock, for readers
+ *   the parts          each says in its header who may do what
+ *   writer lock        what a commit works with; and what callers have open
+ *   the checkpoint's   of whoever does the next part of a checkpoint; while none runs, writer lock
+ *   atomic             any thread, as it is said there
+ */
 struct fkv {
+    /* ---- Set by opening. */
     uint64_t id; /* of this handle, in this process */
     struct os *os;
-    struct os_file *file, *log_file;
-    struct os_file *direct; /* the file again, read past the page cache; NULL: cannot be, or is not
-                             * wanted. Memory and places are multiples of a block there */
-    uint32_t direct_block_bytes;
-    bool direct_tried;
-    _Atomic bool beyond_memory; /* the file is larger than the memory that may be used */
+    struct os_file *file;
     char *path, *log_path;
-    uint32_t flags;
-    bool read_only, threads, verify, digest;
-    bool made_file, made_log; /* by this opening; see unmake in open.c */
+    uint32_t flags; /* as given */
+    bool read_only, verify, digest;
+    bool threads; /* has two of its own; not yet while it is opened, nor any more while it closes */
     struct hash_seeds hash_seeds;
     uint8_t digest_key[32];
     uint64_t seed; /* of record checksums */
+    /* Becomes 0 in a child of fork(): a page that the kernel wipes there. */
+    volatile uint32_t *alive; /* enum handle_state, stored and loaded as an atomic */
+    struct lifetime life;
 
+    /* ---- fetch.c: which way records are read. */
+    struct direct direct;
+    _Atomic bool beyond_memory; /* the file is larger than the memory that may be used */
+
+    /* ---- The parts. */
     struct pages pages;
     struct sectors sectors;
     struct reclaim reclaim;
@@ -170,6 +217,7 @@ struct fkv {
     struct log log;
     struct undo undo;
 
+    /* ---- Writer lock: commits. */
     pthread_mutex_t writer;
     bool making_room; /* a commit waits for a checkpoint to make room in the log: others queue */
     pthread_cond_t room_made;
@@ -179,37 +227,30 @@ struct fkv {
     uint64_t bytes_put;
     uint64_t died_cells; /* by overwrites and deletes, since open */
     struct collector collector;
-    struct checkpoint checkpoint;
-    uint32_t replay_last; /* the last sector that the log names, during a replay; 0: none is on */
     struct compaction compaction; /* in the background */
-    struct format_header header;  /* the last one written */
-    uint32_t header_copy;         /* where it is whole: 0 or 1 */
-    /* As opened: the other copy is whole too, and perhaps the only one on the medium that is: a
-     * sync of this one that failed would have left it in the cache. */
-    bool header_in_doubt;
-    _Atomic(struct overlay *) overlay;
-    _Atomic int failed; /* enum fkv_error: writes are refused */
+    struct checkpoint checkpoint; /* not all of it: see there */
 
-    /* Conflict detection: the last commit that wrote a key of each class. NULL: no transaction was
-     * ever begun; written to only while some are open. */
+    /* ---- The checkpoint's. */
+    struct format_header header; /* the last one written */
+    uint32_t header_copy;        /* where it is whole: 0 or 1 */
+
+    /* ---- Atomic: what a commit shows to others. */
+    _Atomic(struct overlay *) overlay; /* set under the writer lock, for readers */
+    _Atomic int failed;                /* enum fkv_error: writes are refused; it stays so */
+
+    /* ---- Writer lock: what callers have open. */
+    /* Conflict detection: the last commit that wrote a key of each class, which transactions look
+     * at without the lock. NULL: none was ever begun; written to only while some are open. */
     uint64_t *stripes;
     uint32_t open_transactions;
-    struct fkv_txn *transactions; /* a list of those */
-    struct fkv_load *load;        /* the one that is open, or NULL */
-
+    struct fkv_txn *transactions;   /* a list of those */
+    struct fkv_load *load;          /* the one that is open, or NULL */
     struct fkv_snapshot *snapshots; /* a list of those that are open */
     struct fkv_async *asyncs;       /* another */
-    /* Memory of what callers have open: those, loads, transactions and scans. */
-    _Atomic uint64_t opened_bytes;
-    _Atomic(struct fkv_async *)
-        idle_queues[IDLE_QUEUES]; /* of them, those that fkv_get_many keeps */
 
-    pthread_t flusher, checkpointer;
-    bool flusher_runs, checkpointer_runs, stop;
-    pthread_cond_t checkpoint_wanted, checkpoint_over;
-
-    /* Becomes 0 in a child of fork(): a page that the kernel wipes there. */
-    volatile uint32_t *alive; /* enum handle_state */
+    /* ---- Atomic: what reads have. */
+    _Atomic uint64_t opened_bytes; /* memory of what callers have open: those and scans */
+    _Atomic(struct fkv_async *) idle_queues[IDLE_QUEUES]; /* that fkv_get_many keeps */
 };
 
 /* Something that a caller has open takes so much more memory; `of` counts what it has in all, to be

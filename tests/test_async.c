@@ -226,7 +226,7 @@ static void test_way(void **state)
         uint32_t direct = 0;
         for (uint64_t nth = 0; nth < 80; nth++)
             direct += fetch_way(world->db, UINT64_C(1) << 40, 1, nth) == FETCH_DIRECT;
-        if (world->db->direct)
+        if (world->db->direct.file)
             assert_int_equal(direct, 75);
         else
             print_message("skipped: the file system has no direct reads\n");
