@@ -33,25 +33,25 @@ static void expect(struct check *check, enum fkv_part part, const char *what, ui
 /* ---------------------------------------------------------------- places of pages */
 
 /* Which places are referred to by the trees in memory: like page_sector.used, in the same order. */
-struct places {
+struct places_seen {
     uint64_t (*words)[SECTOR_PAGES / 64];
     uint64_t count;
 };
 
-static void place(struct check *check, struct places *places, uint64_t location, enum space space,
-                  uint32_t level, uint32_t number)
+static void place(struct check *check, struct places_seen *places, uint64_t location,
+                  enum space space, uint32_t level, uint32_t number)
 {
     const struct pages *pages = &check->db->pages;
-    uint32_t at = pages_sector_at(pages, location / SECTOR_PAGES);
+    uint32_t at = places_sector_at(&pages->places, location / SECTOR_PAGES);
     uint32_t p = location % SECTOR_PAGES;
     if (!location)
         return;
     const char *bad = NULL;
-    if (!at || at > pages->sector_count)
+    if (!at || at > pages->places.sector_count)
         bad = "in a sector that holds no pages";
-    else if (!(pages->sectors[at - 1].used[p >> 6] >> (p & 63) & 1))
+    else if (!(pages->places.sectors[at - 1].used[p >> 6] >> (p & 63) & 1))
         bad = "at a place that counts as free";
-    else if (pages->sectors[at - 1].retired[p >> 6] >> (p & 63) & 1)
+    else if (pages->places.sectors[at - 1].retired[p >> 6] >> (p & 63) & 1)
         bad = "at a place that is to be free";
     else if (places->words[at - 1][p >> 6] >> (p & 63) & 1)
         bad = "where another one is";
@@ -64,7 +64,7 @@ static void place(struct check *check, struct places *places, uint64_t location,
     places->count++;
 }
 
-static void place_space(struct check *check, struct places *places, enum space which)
+static void place_space(struct check *check, struct places_seen *places, enum space which)
 {
     const struct page_space *space = &check->db->pages.space[which];
     for (uint32_t n = 0; n < space->page_count; n++)
@@ -79,17 +79,17 @@ static void place_space(struct check *check, struct places *places, enum space w
 static void check_places(struct check *check)
 {
     const struct pages *pages = &check->db->pages;
-    struct places places = {0};
+    struct places_seen places = {0};
     uint64_t used = 0, lost = 0, stolen = 0;
-    places.words = memory_new((pages->sector_count + 1) * sizeof *places.words);
+    places.words = memory_new((pages->places.sector_count + 1) * sizeof *places.words);
     if (!places.words) {
         check_no_memory(check);
         return;
     }
     for (int s = 0; s < SPACE_COUNT; s++)
         place_space(check, &places, s);
-    for (uint32_t i = 0; i < pages->sector_count; i++) {
-        const struct page_sector *sector = &pages->sectors[i];
+    for (uint32_t i = 0; i < pages->places.sector_count; i++) {
+        const struct page_sector *sector = &pages->places.sectors[i];
         uint32_t in_sector = 0;
         for (uint32_t w = 0; w < SECTOR_PAGES / 64; w++) {
             lost += (uint32_t)__builtin_popcountll(sector->used[w] & ~sector->retired[w] &
@@ -100,14 +100,14 @@ static void check_places(struct check *check)
                     check->image.claimed[sector->sector * (SECTOR_PAGES / 64) + w] &
                     ~sector->used[w]);
         }
-        if (pages_sector_at(pages, sector->sector) != i + 1)
+        if (places_sector_at(&pages->places, sector->sector) != i + 1)
             wrong(check, FKV_PART_SPACE, "sector %u, of pages, is not found by its number",
                   sector->sector);
         expect(check, FKV_PART_SPACE, "pages in a sector of pages", in_sector, sector->used_count);
         used += in_sector;
     }
     memory_free(places.words);
-    expect(check, FKV_PART_SPACE, "pages in use", used, pages->used_pages);
+    expect(check, FKV_PART_SPACE, "pages in use", used, pages->places.used_count);
     if (lost)
         wrong(check, FKV_PART_SPACE, "%llu places for pages are in use by nothing",
               (unsigned long long)lost);
@@ -346,8 +346,8 @@ static void check_sectors(struct check *check)
     use_held(&use);
     use_sectors(&use, db->reclaim.filling.sectors, "retired");
     use_sectors(&use, db->reclaim.waiting.sectors, "retired");
-    for (uint32_t i = 0; i < db->pages.sector_count; i++)
-        use_sector(&use, db->pages.sectors[i].sector, "of pages");
+    for (uint32_t i = 0; i < db->pages.places.sector_count; i++)
+        use_sector(&use, db->pages.places.sectors[i].sector, "of pages");
     if (db->tail.spare)
         use_sector(&use, db->tail.spare, "taken for the next values");
     for (uint32_t s = 1; s < check->sector_count; s++)

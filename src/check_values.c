@@ -15,7 +15,7 @@ static bool holds_pages(const struct check *check, uint32_t sector)
 {
     if (!check->db)
         return image_has_pages(&check->image, sector);
-    return pages_sector_at(&check->db->pages, sector);
+    return places_sector_at(&check->db->pages.places, sector);
 }
 
 static uint8_t kind_of(struct check *check, uint32_t sector, const struct format_sector *entry)

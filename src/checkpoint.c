@@ -231,7 +231,7 @@ static enum fkv_error write_header(struct fkv *db)
     struct format_header *header = &checkpoint->header;
     lock(db);
     header->sector_count =
-        max_u64(header->sector_count, pages_last_sector(&db->pages) + UINT64_C(1));
+        max_u64(header->sector_count, places_last_sector(&db->pages.places) + UINT64_C(1));
     if (PLANTED(CHECKPOINT_AHEAD)) {
         header->commit = db->commit;
         header->log_offset = db->log.head.offset;

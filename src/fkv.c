@@ -444,7 +444,7 @@ static void fill_stats(struct fkv *db, fkv_stats *stats)
             sectors->freed.count + sectors->uncertain.count + sectors->awaiting_readers,
         .sectors_values = sectors->values_count,
         .sectors_large = sectors->large_count,
-        .sectors_pages = db->pages.sector_count,
+        .sectors_pages = db->pages.places.sector_count,
         .file_bytes = (uint64_t)sectors->count * SECTOR_BYTES,
         .log_bytes = db->log.size,
         .log_bytes_live = db->log.live_bytes,

@@ -273,8 +273,7 @@ static enum fkv_error room_for_pages(void *context, uint32_t pages)
 static enum fkv_error make_parts(struct fkv *db)
 {
     struct page_environment environment = {.ops = db->os->ops,
-                                           .take_sector = take_sector,
-                                           .give_sector = give_sector,
+                                           .sectors = {take_sector, give_sector, db},
                                            .retire_frame = retire_frame,
                                            .context = db};
     enum fkv_error error = pages_make(&db->pages, db->file, db->path, environment);

@@ -36,12 +36,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "delta.h"
-#include "error.h"
-#include "format.h"
-#include "memory.h"
+#include "frames.h"
 #include "moves.h"
 #include "os.h"
+#include "places.h"
 #include "planted.h"
 
 #define SAVED_ZEROS UINT32_MAX
@@ -86,66 +84,48 @@ struct page_space {
     struct reservation level_memory[PAGE_LEVELS];
 };
 
-/* A sector that holds pages and nodes. */
-struct page_sector {
-    uint32_t sector;
-    uint32_t used_count;
-    uint64_t used[SECTOR_PAGES / 64];    /* in use by the last checkpoint, or written by the next */
-    uint64_t retired[SECTOR_PAGES / 64]; /* of them, free once the next checkpoint is durable */
-    uint64_t spilled[SECTOR_PAGES / 64]; /* of them, in no tree of a checkpoint: to be used again */
-};
-
 /* What pages need from the layers above. */
 struct page_environment {
     const struct os_ops *ops;
-    enum fkv_error (*take_sector)(void *context, uint32_t *sector);
-    void (*give_sector)(void *context, uint32_t sector);
+    struct sector_source sectors;
     /* Free a frame once no reader can be looking at it. */
     void (*retire_frame)(void *context, uint32_t frame);
     void *context;
 };
 
-struct frame_arena {
-    struct reservation bytes;
-    struct reservation links; /* uint32_t a frame: the next in a list */
-    struct reservation units; /* struct units a frame, if pages may be parked */
-    uint32_t count;           /* frames ever used; number 0 is none */
-    uint32_t free_head, free_count;
-    uint32_t reserved; /* free frames that only the writer may take */
-    pthread_mutex_t lock;
-};
-
 struct pages {
+    /* Set when they are made. */
     struct os_file *file;
     const char *path;
-    struct frame_arena frames;
+    struct page_environment environment;
+
+    struct frame_arena frames; /* has a lock of its own */
+
+    /* load_lock, for whoever brings a page into memory; it is taken after the writer lock. */
+    pthread_mutex_t load_lock;
+    uint32_t loading_frames; /* taken for pages that are being read */
+
+    /* Writer lock; what of a page a reader changes, with load_lock. */
     struct page_space space[SPACE_COUNT];
+    struct places places; /* where in the file they are, and can be */
     uint32_t epoch;
     uint32_t durable_epoch; /* pages that last changed before it are durable where they lie */
-    pthread_mutex_t load_lock;
-    uint32_t loading_frames; /* taken for pages that are being read; load_lock */
-
-    struct page_environment environment;
-    struct page_sector *sectors;
-    uint32_t sector_count, sector_room;
-    struct reservation sector_index; /* uint32_t a sector of the file: 1 + index in sectors[] */
-    uint32_t fill; /* index in sectors[] that new pages go to; sector_count: none */
-    uint32_t fill_page;
-    uint64_t used_pages;
     uint64_t dirty_pages;   /* that the next checkpoint has to write */
     uint64_t pending_pages; /* that the running one has still to capture, or had when it failed */
     uint32_t node_count;    /* of all spaces and levels */
+
+    /* Writer lock; pages_park.c. What is atomic changes with load_lock. */
     uint64_t spilled_nodes; /* that the next checkpoint has to write, for what was spilled */
     bool unparking;         /* a checkpoint waits for there to be no parked page */
     _Atomic uint32_t parked_pages;
     _Atomic uint64_t parked_bytes; /* memory of their deltas */
     _Atomic uint32_t delta_tables; /* chunks that have `deltas` */
 
-    /* The running checkpoint. */
+    /* The running checkpoint; pages_checkpoint.c. Writer lock. */
     bool capturing;
-    bool fresh_sectors; /* most pages move: into empty sectors, so that the old ones come free */
     uint32_t cursor_space, cursor_at, cursor_level; /* level 0: pages, 1: nodes over them, ... */
     uint32_t captured_count[SPACE_COUNT];           /* page_count of the captured state */
+    /* Of who does the next part of it, under the lock or not. */
     uint8_t *staging;
     struct page_target {
         uint64_t location;
@@ -163,11 +143,25 @@ enum fkv_error pages_make(struct pages *pages, struct os_file *file, const char 
                           struct page_environment environment);
 void pages_drop(struct pages *pages);
 
-/* Frames. frame_new returns 0 when there is no memory. Its bytes are arbitrary. */
-uint32_t frame_new(struct pages *pages);
-void frame_free(struct pages *pages, uint32_t frame);
+/* Frames (frames.h), for the writer. frame_new returns 0 when there is no memory. */
+static inline uint32_t frame_new(struct pages *pages)
+{
+    return frames_take(&pages->frames, true);
+}
+static inline void frame_free(struct pages *pages, uint32_t frame)
+{
+    frames_give(&pages->frames, frame);
+}
 /* All of a list, linked by frame_link; `frame` may be 0. */
-void frames_free(struct pages *pages, uint32_t frame);
+static inline void frames_free(struct pages *pages, uint32_t frame)
+{
+    frames_give_list(&pages->frames, frame);
+}
+/* See frames_reserve: a part of a commit may do without, the commit cannot. */
+static inline enum fkv_error pages_reserve_frames(struct pages *pages, uint32_t count)
+{
+    return frames_reserve(&pages->frames, count);
+}
 /* All memory that is held here: of frames, free ones included, of the tables and lists. */
 uint64_t pages_memory_bytes(struct pages *pages);
 static inline void *frame_bytes(const struct pages *pages, uint32_t frame)
@@ -176,7 +170,7 @@ static inline void *frame_bytes(const struct pages *pages, uint32_t frame)
 }
 static inline uint32_t *frame_link(const struct pages *pages, uint32_t frame)
 {
-    return (uint32_t *)pages->frames.links.base + frame;
+    return frame_next(&pages->frames, frame);
 }
 
 static inline struct page *pages_find(const struct pages *pages, enum space space, uint32_t number)
@@ -189,14 +183,6 @@ static inline struct page *pages_find(const struct pages *pages, enum space spac
 static inline uint32_t page_frame(const struct page *page)
 {
     return __atomic_load_n(&page->frame, __ATOMIC_ACQUIRE);
-}
-
-/* Which of `sectors` a sector of the file is: 1 + the index; 0: it holds no pages. */
-static inline uint32_t pages_sector_at(const struct pages *pages, uint64_t sector)
-{
-    const struct reservation *index = &pages->sector_index;
-    bool known = (sector + 1) * sizeof(uint32_t) <= index->backed_bytes;
-    return known ? ((const uint32_t *)index->base)[sector] : 0;
 }
 
 /* Make numbers below `count` valid; new pages are zeros without a frame. */
@@ -345,10 +331,6 @@ static inline uint64_t pages_changed(const struct pages *pages, enum space space
     return pages->space[space].dirty_count - parked;
 }
 
-/* Make sure that the next `count` frames the writer takes can be had; 0 ends the guarantee. If that
- * fails, it holds for as many as before: a part of a commit may do without, the commit cannot. */
-enum fkv_error pages_reserve_frames(struct pages *pages, uint32_t count);
-
 /* Give a page without a frame this frame as its new content (fresh pages of rebuilt segments). */
 void pages_place(struct pages *pages, enum space space, uint32_t number, uint32_t frame);
 
@@ -368,8 +350,6 @@ void pages_sum_staged(struct pages *pages);
 enum fkv_error pages_write_staged(struct pages *pages);
 /* The roots, once all is captured and written. */
 void pages_roots(const struct pages *pages, struct format_space roots[SPACE_COUNT]);
-/* The highest sector that holds pages of the captured tree. */
-uint32_t pages_last_sector(const struct pages *pages);
 /* The header is durable: what the old tree alone used is free. Writer lock. */
 void pages_checkpoint_done(struct pages *pages);
 /* The checkpoint failed: what it had not captured is dirty again. Writer lock. */
@@ -397,7 +377,7 @@ static inline uint64_t pages_places_needed(const struct pages *pages, uint64_t m
 }
 static inline uint64_t pages_places_free(const struct pages *pages)
 {
-    return (uint64_t)pages->sector_count * SECTOR_PAGES - pages->used_pages;
+    return places_free(&pages->places);
 }
 
 /* Read the nodes of a tree. Pages come into memory when they are used. */

@@ -975,7 +975,7 @@ static enum fkv_error open_entry(struct sectors *sectors, uint32_t sector,
                                  const struct format_sector *entry)
 {
     struct sector *state = sector_state(sectors, sector);
-    bool pages = pages_sector_at(sectors->pages, sector);
+    bool pages = places_sector_at(&sectors->pages->places, sector);
     if (entry->type > SECTOR_LARGE || (pages && entry->type != SECTOR_FREE) ||
         entry->dead_cells + entry->pad_cells > SECTOR_CELLS)
         return error_set(FKV_DAMAGED, "%s: the table has an impossible entry for sector %u",

@@ -259,8 +259,7 @@ enum fkv_error page_file_open(struct page_file *page_file, struct os *os, const 
     if (status)
         return error_os(status, "open", path);
     struct page_environment environment = {.ops = os->ops,
-                                           .take_sector = take_sector,
-                                           .give_sector = give_sector,
+                                           .sectors = {take_sector, give_sector, page_file},
                                            .retire_frame = retire_frame,
                                            .context = page_file};
     enum fkv_error error =
@@ -268,8 +267,8 @@ enum fkv_error page_file_open(struct page_file *page_file, struct os *os, const 
     page_file->sector_count = (uint32_t)max_u64(bytes / SECTOR_BYTES, 1);
     if (!error && roots)
         error = pages_open(&page_file->pages, roots, page_file->sector_count);
-    for (uint32_t i = 0; !error && i < page_file->pages.sector_count; i++) {
-        uint32_t sector = page_file->pages.sectors[i].sector;
+    for (uint32_t i = 0; !error && i < page_file->pages.places.sector_count; i++) {
+        uint32_t sector = page_file->pages.places.sectors[i].sector;
         page_file->taken[sector >> 6] |= 1ull << (sector & 63);
     }
     return error;

@@ -762,7 +762,7 @@ static void head_of_pieces_gone(struct world *world)
 }
 static void page_taken_for_free(struct world *world)
 {
-    struct page_sector *sector = &world->db->pages.sectors[0];
+    struct page_sector *sector = &world->db->pages.places.sectors[0];
     for (uint32_t w = 0; w < SECTOR_PAGES / 64; w++)
         if (sector->used[w]) {
             sector->used[w] &= sector->used[w] - 1;
@@ -808,7 +808,7 @@ static void table_counts_of_free(struct world *world)
 }
 static void table_values_in_pages(struct world *world)
 {
-    struct format_sector *entry = table_of(world, world->db->pages.sectors[0].sector);
+    struct format_sector *entry = table_of(world, world->db->pages.places.sectors[0].sector);
     entry->type = SECTOR_VALUES;
     entry->sequence = 1;
 }
@@ -924,19 +924,19 @@ static void frame_used_twice(struct world *world)
 static void page_sector_not_found(struct world *world)
 {
     struct pages *pages = &world->db->pages;
-    ((uint32_t *)pages->sector_index.base)[pages->sectors[0].sector] = 0;
+    ((uint32_t *)pages->places.sector_index.base)[pages->places.sectors[0].sector] = 0;
 }
 static void place_used_by_nothing(struct world *world)
 {
     struct pages *pages = &world->db->pages;
-    struct page_sector *sector = &pages->sectors[0];
+    struct page_sector *sector = &pages->places.sectors[0];
     assert_true(sector->used_count < SECTOR_PAGES);
     uint32_t p = 0;
     while (sector->used[p / 64] >> (p & 63) & 1)
         p++;
     sector->used[p / 64] |= 1ull << (p & 63);
     sector->used_count++;
-    pages->used_pages++;
+    pages->places.used_count++;
 }
 static void spare_outside_the_file(struct world *world)
 {

@@ -895,14 +895,14 @@ static void test_waiting_on_a_full_disk(void **state)
         must(sectors_take(&db->sectors, &held[count++]));
     assert_true(pages_places_free(&db->pages) >= PLACES);
     uint64_t taken = pages_places_free(&db->pages) - PLACES;
-    db->pages.used_pages += taken;
+    db->pages.places.used_count += taken;
     pthread_mutex_lock(&db->writer);
     assert_true(collect_further(db, STEPS, 0) > 0 && db->tail.open);
     pthread_mutex_unlock(&db->writer);
     assert_int_equal(db->sectors.free_backed_count, 1);
     print_message("%" PRIu64 " places for pages are needed\n", pages_places_needed(&db->pages, 0));
     assert_true(pages_places_needed(&db->pages, 0) <= PLACES + SECTOR_PAGES + SLACK_PLACES);
-    db->pages.used_pages -= taken;
+    db->pages.places.used_count -= taken;
     while (count)
         sectors_give(&db->sectors, held[--count]);
     os_sim_set_capacity(sim, 0);

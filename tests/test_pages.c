@@ -108,10 +108,10 @@ static void check_places(const struct world *world)
                 places += space->level[k][n].location != 0;
         }
     }
-    for (uint32_t i = 0; i < pages->sector_count; i++)
-        used += pages->sectors[i].used_count;
-    assert_int_equal(used, pages->used_pages);
-    assert_int_equal(places, pages->used_pages);
+    for (uint32_t i = 0; i < pages->places.sector_count; i++)
+        used += pages->places.sectors[i].used_count;
+    assert_int_equal(used, pages->places.used_count);
+    assert_int_equal(places, pages->places.used_count);
 }
 
 /* ---------------------------------------------------------------- steps */
@@ -498,10 +498,10 @@ static uint32_t list_places(const struct world *world, uint64_t *places)
 {
     const struct pages *pages = &world->file.pages;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < pages->sector_count; i++)
+    for (uint32_t i = 0; i < pages->places.sector_count; i++)
         for (uint32_t p = 0; p < SECTOR_PAGES; p++)
-            if (pages->sectors[i].used[p >> 6] >> (p & 63) & 1)
-                places[count++] = (uint64_t)pages->sectors[i].sector * SECTOR_PAGES + p;
+            if (pages->places.sectors[i].used[p >> 6] >> (p & 63) & 1)
+                places[count++] = (uint64_t)pages->places.sectors[i].sector * SECTOR_PAGES + p;
     return count;
 }
 
@@ -722,8 +722,8 @@ static void test_places_for_nodes(void **state)
     change_one_of_each_node(pages, NODES, 1);
     uint64_t needed = pages_places_needed(pages, 0);
     assert_ok(page_file_checkpoint(&world->file, world->roots));
-    print_message("%" PRIu64 " places, of %" PRIu64 "\n", pages->used_pages, needed);
-    assert_true(pages->used_pages > 2 * NODES && pages->used_pages <= needed);
+    print_message("%" PRIu64 " places, of %" PRIu64 "\n", pages->places.used_count, needed);
+    assert_true(pages->places.used_count > 2 * NODES && pages->places.used_count <= needed);
     needed = pages_places_needed(pages, 0);
     uint64_t written = pages->written_bytes;
     change_one_of_each_node(pages, UNCOUNTED, 2);
