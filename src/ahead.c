@@ -143,7 +143,7 @@ void ahead_load_index(struct fkv *db)
     struct index *index = &db->index;
     size_t bytes = divide_up(db->pages.space[SPACE_INDEX].page_count, 64) * sizeof(uint64_t);
     uint64_t *wanted;
-    if ((index->frames_max && index->page_count > index->frames_max) ||
+    if ((index->limit.frames_max && index->page_count > index->limit.frames_max) ||
         !(wanted = memory_new(bytes)))
         return;
     struct ahead ahead;

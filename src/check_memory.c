@@ -185,8 +185,8 @@ static void check_parked(struct check *check)
             wrong(check, FKV_PART_MEMORY, "the index page %u is parked and %s", n,
                   page->frame ? "in memory" : "not changed");
     }
-    for (uint32_t id = 1; index->moves.base && id < index->segment_count; id++)
-        bytes += moves_bytes((const struct moves *)index->moves.base + id);
+    for (uint32_t id = 1; index->limit.moves.base && id < index->segment_count; id++)
+        bytes += moves_bytes((const struct moves *)index->limit.moves.base + id);
     expect(check, FKV_PART_MEMORY, "parked pages", count, pages->parked_pages);
     expect(check, FKV_PART_MEMORY, "bytes of parked pages", bytes, pages->parked_bytes);
 }

@@ -406,7 +406,7 @@ static void charge(struct fkv *db)
     uint64_t most = price(tail_buffers_left(&db->tail), db->tail.buffers_usual, PRICE_LOG);
     if (checkpoint->stage != CHECKPOINT_IDLE)
         most = max_u64(most, price(room_in_log(db), checkpoint->log_room, PRICE_LOG));
-    most = max_u64(most, price(index_room(&db->index), db->index.frames_max, PRICE_INDEX));
+    most = max_u64(most, price(index_room(&db->index), db->index.limit.frames_max, PRICE_INDEX));
     if (atomic_load_explicit(&db->tail.extend, memory_order_relaxed)) {
         struct sectors_room room = sectors_room(&db->sectors);
         most = max_u64(most, price(room.left, room.usual, PRICE_LOG));

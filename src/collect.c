@@ -233,7 +233,7 @@ static bool step(struct fkv *db)
     /* All pages that a move may wait for count as changed, and need room in the file, beside the
      * sectors that the records go to. */
     bool may_wait =
-        db->index.frames_max &&
+        db->index.limit.frames_max &&
         !sectors_reserve(&db->sectors, sectors_for(moves, count), 0, count * SEGMENT_PAGES_MAX);
     uint32_t done = 0;
     enum fkv_error error = FKV_OK;

@@ -464,7 +464,7 @@ static void fill_stats(struct fkv *db, fkv_stats *stats)
         .snapshot_sectors = sectors->held_count,
         .snapshot_bytes = db->undo.bytes,
         .index_loads = db->pages.space[SPACE_INDEX].loads,
-        .index_evictions = db->index.evictions,
+        .index_evictions = db->index.limit.evictions,
         .compacting = db->compaction.stage,
         .compactions = db->compaction.over,
         .compaction_error = db->compaction.error,

@@ -2,7 +2,7 @@
 
 #include <assert.h>
 
-#include "index_search.h"
+#include "index_parts.h"
 
 enum {
     /* A segment grows beyond this many slots in use of each page's 256: 91%. Just after most
@@ -29,16 +29,9 @@ enum fkv_error index_make(struct index *index, struct pages *pages, struct recla
     return FKV_OK;
 }
 
-static struct moves *moves_of(const struct index *index, uint32_t id)
-{
-    return (struct moves *)index->moves.base + id;
-}
-
 void index_drop(struct index *index)
 {
-    for (uint32_t id = 1; index->moves.base && id < index->segment_count; id++)
-        moves_free(moves_of(index, id));
-    reservation_drop(&index->moves);
+    index_limit_drop(index);
     memory_free(index->directory);
     memory_free(index->free_numbers);
     memory_free(index->plans);
@@ -59,10 +52,10 @@ static struct directory *directory_new(uint32_t depth)
 /* Have memory for the segments below `count`. */
 static enum fkv_error segments_back(struct index *index, size_t count)
 {
-    bool failed =
-        reservation_back(&index->segments, count * sizeof(struct segment)) ||
-        reservation_back(&index->links, count * sizeof(uint32_t)) ||
-        (index->moves.base && reservation_back(&index->moves, count * sizeof(struct moves)));
+    bool failed = reservation_back(&index->segments, count * sizeof(struct segment)) ||
+                  reservation_back(&index->links, count * sizeof(uint32_t)) ||
+                  (index->limit.moves.base &&
+                   reservation_back(&index->limit.moves, count * sizeof(struct moves)));
     return failed ? FKV_NO_MEMORY : FKV_OK;
 }
 
@@ -98,20 +91,6 @@ static void segment_give(struct index *index, uint32_t id)
 {
     *segment_link(index, id) = index->free_segments;
     index->free_segments = id;
-}
-
-static struct format_segment *directory_write(struct index *index, uint32_t id)
-{
-    struct format_segment *entries =
-        pages_write(index->pages, SPACE_DIRECTORY, id / SEGMENTS_PER_PAGE);
-    return &entries[id % SEGMENTS_PER_PAGE];
-}
-
-static const struct format_segment *directory_read(const struct index *index, uint32_t id)
-{
-    const struct format_segment *entries =
-        pages_read(index->pages, SPACE_DIRECTORY, id / SEGMENTS_PER_PAGE);
-    return &entries[id % SEGMENTS_PER_PAGE];
 }
 
 /* Room to give back every page number there is. */
@@ -239,16 +218,6 @@ static void directory_switch(struct index *index, struct directory *wider)
     reclaim_block(index->reclaim, &old->retired);
 }
 
-/* All pages of the segment have taken their moves. What is left then is nobody's, in an index that
- * is damaged. load_lock. */
-static void moves_end(struct index *index, uint32_t id)
-{
-    if (!index->moves.base || !moves_of(index, id)->room)
-        return;
-    index->pages->parked_bytes -= moves_bytes(moves_of(index, id));
-    moves_free(moves_of(index, id));
-}
-
 /* The segment is no longer in the directory: free its parts once no reader is in it. */
 static void segment_retire(struct index *index, uint32_t id)
 {
@@ -257,7 +226,7 @@ static void segment_retire(struct index *index, uint32_t id)
     pthread_mutex_lock(&index->pages->load_lock); /* see load_page */
     struct format_segment gone = *entry;
     *entry = (struct format_segment){0};
-    moves_end(index, id);
+    index_moves_end(index, id);
     pthread_mutex_unlock(&index->pages->load_lock);
     for (uint32_t i = 0; i < gone.pages; i++) {
         uint32_t frame = pages_discard(index->pages, SPACE_INDEX, gone.page[i]);
@@ -581,13 +550,6 @@ enum fkv_error index_open(struct index *index, uint32_t segments)
 
 /* ---------------------------------------------------------------- reading */
 
-static bool is_crowded(const struct index *index)
-{
-    return index->frames_max && atomic_load_explicit(&index->pages->space[SPACE_INDEX].frame_count,
-                                                     memory_order_relaxed) >
-                                    atomic_load_explicit(&index->trim_at, memory_order_relaxed);
-}
-
 /* A reader brings a page of a segment into memory. A segment that is retired has all of its pages
  * in memory and keeps them, so one that lacks a page is still in the directory; the lock keeps it
  * there. While the page is read the lock is not held: then all of that is asked again. */
@@ -609,15 +571,9 @@ static enum fkv_error load_page(struct index *index, uint32_t id, uint32_t page,
     }
     pages_load_end(index->pages, &copy);
     pthread_mutex_unlock(&index->pages->load_lock);
-    if (index->crowded && is_crowded(index))
+    if (index->crowded && index_is_crowded(index))
         index->crowded(index->context);
     return error;
-}
-
-/* find_segment for the writer, who alone changes the directory. */
-static uint32_t segment_id(const struct index *index, struct hash128 hash)
-{
-    return index->directory->segment[directory_slot(index->directory, hash)];
 }
 
 void index_prefetch_write(const struct index *index, struct hash128 hash)
@@ -814,14 +770,6 @@ void index_unplan(struct index *index)
     }
 }
 
-/* The bytes of a slot, to change: marks its page as changed, and what of it. */
-static struct slot *slot_write(struct index *index, const struct found *found)
-{
-    pages_write(index->pages, SPACE_INDEX, directory_read(index, found->id)->page[found->page]);
-    pages_note(index->pages, found->slot);
-    return found->slot;
-}
-
 static void set_count(struct index *index, uint32_t id, int change)
 {
     struct segment *segment = segment_of(index, id);
@@ -885,95 +833,12 @@ uint64_t index_remove(struct index *index, struct hash128 hash)
     return old;
 }
 
-static void slot_move(struct index *index, const struct found *found, uint64_t to)
-{
-    struct slot *slot = slot_write(index, found);
-    __atomic_store_n(&slot->entry, entry_moved(slot->entry, to), __ATOMIC_RELEASE);
-}
-
 bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to)
 {
     struct found found;
     if (index_search(index, hash, &found) || !found.slot ||
         entry_address(found.slot->entry) != from)
         return false;
-    slot_move(index, &found, to);
-    return true;
-}
-
-/* May a move wait for pages of this segment? What it takes is there then. */
-static bool await(struct index *index, uint32_t id, uint32_t moves)
-{
-    struct pages *pages = index->pages;
-    const struct format_segment *entry = directory_read(index, id);
-    struct moves *waiting = moves_of(index, id);
-    pthread_mutex_lock(&pages->load_lock);
-    pages->parked_bytes -= moves_bytes(waiting);
-    bool ready = moves_reserve(waiting, moves);
-    pages->parked_bytes += moves_bytes(waiting);
-    ready = ready && pages_await(pages, entry->page, entry->pages, waiting);
-    pthread_mutex_unlock(&pages->load_lock);
-    return ready;
-}
-
-enum fkv_error index_prepare_move(struct index *index, struct hash128 hash, uint32_t others,
-                                  uint64_t *entry, bool *waits)
-{
-    uint32_t id = segment_id(index, hash);
-    const struct segment *segment = segment_of(index, id);
-    struct probe probe = probe_of(fragment_of(hash, segment->depth).tag, segment->pages);
-    /* Each page that is parked for it takes memory too: in an index that is many times as large as
-     * its memory they would all be spilled again, for a move or two each. */
-    enum { TIMES_MAX = 8 };
-    *waits = *waits && index->moves.base && pages_can_await(index->pages) &&
-             index->page_count <= (uint64_t)TIMES_MAX * index->frames_max &&
-             !__atomic_load_n(&segment->frame[probe.page], __ATOMIC_ACQUIRE) &&
-             await(index, id, others + 1);
-    return *waits ? FKV_OK : index_prepare(index, hash, INDEX_LOOK, entry);
-}
-
-/* The slot of the record at `address`, in pages that are in memory; *absent: or it may be in one
- * that is not. load_lock. */
-static struct slot *find_present(struct index *index, struct fragment key, uint64_t address,
-                                 struct found *found, bool *absent)
-{
-    const struct format_segment *entry = directory_read(index, found->id);
-    struct probe probe = probe_of(key.tag, entry->pages);
-    *absent = false;
-    for (uint32_t i = 0; i < probes_max(entry->pages); i++) {
-        uint32_t at = probe_at(&probe, entry->pages, i, &found->page);
-        uint32_t frame = pages_find(index->pages, SPACE_INDEX, entry->page[found->page])->frame;
-        if (!frame) {
-            *absent = true;
-            continue;
-        }
-        struct bucket *bucket = (struct bucket *)frame_bytes(index->pages, frame) + at;
-        uint64_t value;
-        found->slot = bucket_find(bucket, key, &value);
-        if (found->slot && entry_address(value) == address)
-            return found->slot;
-        if (!is_marked(bucket, probe.class))
-            break;
-    }
-    return NULL;
-}
-
-bool index_make_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to)
-{
-    if (!index->moves.base)
-        return index_move(index, hash, from, to);
-    struct found found = {.id = segment_id(index, hash)};
-    struct fragment key = fragment_of(hash, segment_of(index, found.id)->depth);
-    struct moves *waiting = moves_of(index, found.id);
-    bool absent;
-    pthread_mutex_lock(&index->pages->load_lock);
-    struct slot *slot = find_present(index, key, from, &found, &absent);
-    bool waits = !slot && absent && waiting->count < waiting->room;
-    if (waits)
-        moves_add(waiting, key.tag, from, to);
-    pthread_mutex_unlock(&index->pages->load_lock);
-    if (!slot)
-        return waits;
     slot_move(index, &found, to);
     return true;
 }
@@ -1022,221 +887,7 @@ void index_reclaim(struct index *index, uint32_t segments)
     }
 }
 
-/* ---------------------------------------------------------------- a limit of memory */
-
-enum fkv_error index_limit(struct index *index, uint64_t bytes_max)
-{
-    index->frames_max = (uint32_t)min_u64(bytes_max / PAGE_BYTES, UINT32_MAX);
-    index->trim_at = index->frames_max;
-    if (!index->frames_max)
-        return FKV_OK;
-    size_t bytes = ((size_t)1 << INDEX_DEPTH_MAX) * sizeof(struct moves);
-    return reservation_make(&index->moves, bytes, false) == 0 ? pages_allow_parking(index->pages)
-                                                              : FKV_NO_MEMORY;
-}
-
-/* Pages that could be in memory instead of what is kept of those that are parked. */
-static uint32_t frames_for_parked(const struct index *index)
-{
-    return (uint32_t)divide_up(index->pages->parked_bytes, PAGE_BYTES);
-}
-
-/* Pages that may be in memory beside them. */
-static uint32_t frames_allowed(const struct index *index)
-{
-    return index->frames_max -
-           (uint32_t)min_u64(frames_for_parked(index), index->frames_max / 4 * 3);
-}
-
-/* May a segment have pages in memory? Those of a large index mostly have none: to see that takes
- * one cache line, of many that lie one after the other. */
-static bool segment_is_here(const struct segment *segment)
-{
-    uint32_t any = 0;
-    for (uint32_t i = 0; i < SEGMENT_PAGES_MAX; i++)
-        any |= segment->frame[i];
-    return any != 0;
-}
-
-/* Take up to `most` pages of a segment out of memory that are clean or can be parked. Returns how
- * many; *kept counts those that have to stay. */
-static uint32_t segment_evict(struct index *index, uint32_t id, uint32_t most, uint32_t *kept)
-{
-    struct pages *pages = index->pages;
-    struct segment *segment = segment_of(index, id);
-    const struct format_segment *entry = directory_read(index, id);
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < entry->pages && count < most; i++) {
-        if (!segment->frame[i]) /* nor has the page one, but while it is brought in */
-            continue;
-        const struct page *page = pages_find(pages, SPACE_INDEX, entry->page[i]);
-        uint32_t frame = 0;
-        if (pages_is_clean(pages, page))
-            frame = pages_evict(pages, SPACE_INDEX, entry->page[i]);
-        else if (pages_can_park(pages, page))
-            frame = pages_park(pages, SPACE_INDEX, entry->page[i]);
-        if (!frame) {
-            ++*kept;
-            continue;
-        }
-        __atomic_store_n(&segment->frame[i], 0, __ATOMIC_RELEASE);
-        pages->environment.retire_frame(pages->environment.context, frame);
-        count++;
-    }
-    return count;
-}
-
-/* So many pages may have left that wait for a grace period to begin. While a reader keeps those
- * before them, more would only take more memory. */
-static uint32_t leaving_max(const struct index *index)
-{
-    enum { LEAST = 1024 };
-    return (uint32_t)max_u64(LEAST, index->frames_max / 8);
-}
-
-static bool is_held_up(const struct index *index)
-{
-    return index->reclaim->filling.count > leaving_max(index);
-}
-
-bool index_is_overrun(const struct index *index)
-{
-    return is_held_up(index) &&
-           index->pages->space[SPACE_INDEX].frame_count > index->frames_max + leaving_max(index);
-}
-
-/*
- * Round by round, whoever used what: readers leave no trace of it, for that would cost them
- * something, and where keys are asked for at random there is nothing to be known from it.
- */
-void index_trim(struct index *index)
-{
-    /* Some more than there must go, so that it is worth looking for them: in so many segments that
-     * have pages in memory, and past those that have none. The more there are of these, the more
-     * have to be passed for each page that is found; else pages come sooner than they are found. */
-    enum { BATCH = 32, VISITS = 4 * BATCH, PASSED = 8192 };
-    if (!is_crowded(index) || is_held_up(index))
-        return;
-    uint32_t frames = index->pages->space[SPACE_INDEX].frame_count;
-    uint32_t least = frames_allowed(index) - (uint32_t)min_u64(BATCH, index->frames_max / 8);
-    uint32_t wanted = frames > least ? frames - least : 0;
-    uint32_t done = 0, kept = 0, visits = 0;
-    uint32_t most = (uint32_t)min_u64(PASSED, index->segment_count);
-    pthread_mutex_lock(&index->pages->load_lock);
-    for (uint32_t p = 0; p < most && visits < VISITS && done < wanted; p++) {
-        if (++index->trim_hand >= index->segment_count)
-            index->trim_hand = 1;
-        if (!segment_is_here(segment_of(index, index->trim_hand)))
-            continue;
-        visits++;
-        done += segment_evict(index, index->trim_hand, wanted - done, &kept);
-    }
-    pthread_mutex_unlock(&index->pages->load_lock);
-    index->evictions += done;
-    index->crowded_by = kept > done ? kept - done : 0;
-    /* Where nearly all has to be written first, it is not looked for all the time. */
-    index->trim_at = done < wanted ? frames - done + BATCH : frames_allowed(index);
-}
-
-/* Is more parked than should be? With less of it, more pages are in memory and each is written more
- * often. */
-static bool is_parked_full(const struct index *index)
-{
-    return frames_for_parked(index) > index->frames_max / 4;
-}
-
-/* Spill a parked page; or give it up, if it is damaged. */
-static enum fkv_error spill_parked(struct index *index, uint32_t number, bool *unread)
-{
-    enum fkv_error error = pages_spill_parked(index->pages, SPACE_INDEX, number, unread);
-    if (!*unread || error != FKV_DAMAGED)
-        return error;
-    pages_give_up(index->pages, SPACE_INDEX, number);
-    *unread = false;
-    return FKV_OK;
-}
-
-/* Spill up to `most` pages of a segment: those that are parked, if `parked`, and those that have to
- * stay in memory before. Returns how many. */
-static uint32_t segment_spill(struct index *index, uint32_t id, uint32_t most, bool parked,
-                              enum fkv_error *error, bool *unread)
-{
-    struct pages *pages = index->pages;
-    const struct format_segment *entry = directory_read(index, id);
-    uint32_t count = 0, i;
-    *error = FKV_OK;
-    *unread = false;
-    for (i = 0; i < entry->pages && count < most && !*error; i++) {
-        uint32_t number = entry->page[i];
-        const struct page *page = pages_find(pages, SPACE_INDEX, number);
-        if (parked && pages_is_parked(pages, SPACE_INDEX, number))
-            *error = spill_parked(index, number, unread);
-        else if (pages_is_changed(pages, page) && !pages_can_park(pages, page))
-            *error = pages_spill(pages, SPACE_INDEX, number);
-        else
-            continue;
-        count += !*error;
-    }
-    if (parked && i == entry->pages && !*error) {
-        pthread_mutex_lock(&pages->load_lock);
-        moves_end(index, id);
-        pthread_mutex_unlock(&pages->load_lock);
-    }
-    return count;
-}
-
-void index_spill(struct index *index, uint64_t operations)
-{
-    enum { LEAST = 64, AN_OPERATION = 4 };
-    bool parked;
-    if (!index->frames_max || !pages_can_spill(index->pages) ||
-        !((parked = is_parked_full(index)) || index->crowded_by))
-        return;
-    uint64_t most = min_u64(LEAST + AN_OPERATION * operations, UINT32_MAX);
-    uint64_t done = 0;
-    for (uint64_t v = 0; v < 4 * most && v < index->segment_count && done < most; v++) {
-        if (++index->spill_hand >= index->segment_count)
-            index->spill_hand = 1;
-        /* What cannot be written stays as it is, and the next checkpoint will say why. */
-        enum fkv_error error;
-        bool unread;
-        done += segment_spill(index, index->spill_hand, (uint32_t)(most - done), parked, &error,
-                              &unread);
-        parked = parked && is_parked_full(index);
-        if (!parked && done >= index->crowded_by)
-            break;
-    }
-    index->crowded_by = 0;
-    if (done)
-        index->trim_at = frames_allowed(index);
-}
-
-enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none, bool *unread)
-{
-    struct pages *pages = index->pages;
-    enum { VISITS_A_PAGE = 16 };
-    enum fkv_error error = FKV_OK;
-    uint32_t done = 0;
-    *unread = false;
-    for (uint32_t v = 0; !error && pages->parked_pages && v < VISITS_A_PAGE * most && done < most;
-         v++) {
-        if (++index->unpark_hand >= index->segment_count)
-            index->unpark_hand = 1;
-        done += segment_spill(index, index->unpark_hand, most - done, true, &error, unread);
-    }
-    if (*unread)
-        index->unpark_hand--;
-    *none = !pages_any_parked(pages);
-    return error;
-}
-
-void index_trim_again(struct index *index)
-{
-    index->trim_at = frames_allowed(index);
-    index_trim(index);
-}
-
-/* ---------------------------------------------------------------- measuring and walking */
+/* ---------------------------------------------------------------- measuring */
 
 uint64_t index_memory_bytes(const struct index *index)
 {
@@ -1257,28 +908,9 @@ uint64_t index_memory_bytes(const struct index *index)
 
 uint64_t index_own_memory_bytes(const struct index *index)
 {
-    return index->segments.backed_bytes + index->links.backed_bytes + index->moves.backed_bytes +
-           sizeof *index->directory + (sizeof(uint32_t) << index->directory->depth) +
+    return index->segments.backed_bytes + index->links.backed_bytes +
+           index->limit.moves.backed_bytes + sizeof *index->directory +
+           (sizeof(uint32_t) << index->directory->depth) +
            index->free_number_room * sizeof *index->free_numbers +
            index->plan_room * sizeof *index->plans;
-}
-
-enum fkv_error index_walk(struct index *index,
-                          enum fkv_error (*visit)(void *context, uint64_t entry), void *context)
-{
-    for (uint32_t id = 1; id < index->segment_count; id++) {
-        if (!directory_read(index, id)->pages)
-            continue;
-        enum fkv_error error = segment_load(index, id);
-        if (error)
-            return error;
-        const struct segment *segment = segment_of(index, id);
-        for (uint32_t p = 0; p < segment->pages; p++) {
-            const struct slot *slots = frame_bytes(index->pages, segment->frame[p]);
-            for (uint32_t s = 0; s < SLOTS_PER_PAGE; s++)
-                if (slots[s].entry && (error = visit(context, slots[s].entry)))
-                    return error;
-        }
-    }
-    return FKV_OK;
 }

@@ -30,11 +30,9 @@
  *
  * Readers take no lock: an entry changes in one aligned store, and a slot becomes visible by it.
  *
- * Pages come into memory when they are asked for. Where their memory is limited, the writer takes
- * them out again (index_trim), round by round over the segments: it clears the frame number
- * in the segment, which is all that readers look at, and the frame is free after a grace period. A
- * reader that finds none reads the page. It never does so while something is prepared: what a
- * commit has found in memory stays there until it is applied.
+ * Pages come into memory when they are asked for: a reader that finds no frame in the segment reads
+ * the page. Where their memory is limited the writer takes them out again, and nothing that a
+ * commit has prepared: index_limit.h.
  *
  * Invariants:
  *  1. The pages of a segment are all referred to by its directory entry, and by no other.
@@ -105,6 +103,19 @@ struct directory {
     uint32_t segment[]; /* 2^depth */
 };
 
+/* How much of it may be in memory: index_limit.c, with the writer lock but where it says otherwise.
+ */
+struct index_limit {
+    uint32_t frames_max;      /* pages; 0: no limit. Set by opening */
+    struct reservation moves; /* struct moves a segment, if there is a limit; load_lock */
+    _Atomic uint32_t trim_at; /* with more frames, index_trim has something to do */
+    uint32_t trim_hand;       /* the segment it looks at next */
+    uint32_t crowded_by;      /* pages that it found and could not take out, too many */
+    uint32_t spill_hand;      /* as trim_hand, for index_spill */
+    uint32_t unpark_hand;     /* and for index_spill_parked */
+    uint64_t evictions;
+};
+
 struct index {
     struct pages *pages;
     struct reclaim *reclaim;
@@ -117,15 +128,7 @@ struct index {
     uint32_t free_number_count, free_number_room;
     uint32_t next_number;
     uint64_t page_count; /* in use */
-    /* A limit of pages in memory, 0 none. */
-    uint32_t frames_max;
-    struct reservation moves; /* struct moves a segment, if there is a limit; load_lock */
-    _Atomic uint32_t trim_at; /* with more frames, index_trim has something to do */
-    uint32_t trim_hand;       /* the segment it looks at next */
-    uint32_t crowded_by;      /* pages that it found and could not take out, too many */
-    uint32_t spill_hand;      /* as trim_hand, for index_spill */
-    uint32_t unpark_hand;     /* and for index_spill_parked */
-    uint64_t evictions;
+    struct index_limit limit;
     /* Called, if it is set, by a reader that has brought a page in, and there are too many. */
     void (*crowded)(void *context);
     /* Asked, if it is set, before segments are built anew: has the file places for so many pages
@@ -196,53 +199,6 @@ uint64_t index_remove(struct index *index, struct hash128 hash);
 /* If the key's record is at address `from`, make it `to`. False if it is not: nothing changes. */
 bool index_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to);
 
-/*
- * The same in two steps, for the collector. The first is as INDEX_LOOK, but that, if *waits, it
- * may leave a page out of memory where that is limited (moves.h): then there is no entry to be
- * looked at, else *waits becomes false. All pages of the segment may count as changed. So many
- * `others` may have been prepared, and not made. The second cannot fail after it.
- */
-enum fkv_error index_prepare_move(struct index *index, struct hash128 hash, uint32_t others,
-                                  uint64_t *entry, bool *waits);
-bool index_make_move(struct index *index, struct hash128 hash, uint64_t from, uint64_t to);
-
-/* Of no more memory than this for pages; 0 no limit. Before the index is used. */
-enum fkv_error index_limit(struct index *index, uint64_t bytes_max);
-/* Take pages out of memory if there are too many: clean ones, and those of which little has
- * changed, which are parked. A bounded amount of work, for the writer while nothing is prepared. */
-void index_trim(struct index *index);
-/* Have readers brought in more than the limit, and more than may leave before a grace period ends?
- * Then they should wait for that. */
-bool index_is_overrun(const struct index *index);
-/* Write pages to the file, some and a few for each of so many operations, if too much is kept of
- * those that are parked, or if so much of others was changed that there is no room: they are clean
- * then. For the writer, where index_trim is, before it. */
-void index_spill(struct index *index, uint64_t operations);
-/* A checkpoint is to begin, and none may be parked (pages.unparking): write some of them. One that
- * is damaged in the file is given up (pages_give_up); one that cannot be read (*unread) is the
- * first to be tried the next time. */
-enum fkv_error index_spill_parked(struct index *index, uint32_t most, bool *none, bool *unread);
-/* A checkpoint is over: pages that it has written can be taken out. */
-void index_trim_again(struct index *index);
-/* Frames that are left before there are twice as many as the limit. */
-static inline uint64_t index_room(const struct index *index)
-{
-    uint64_t most = index->frames_max ? 2 * (uint64_t)index->frames_max : UINT64_MAX;
-    uint64_t have =
-        index->pages->space[SPACE_INDEX].frame_count + index->pages->parked_bytes / PAGE_BYTES;
-    return have < most ? most - have : 0;
-}
-
-/* Are so many pages changed that a checkpoint should write them, for others to have room? Where
- * they can be spilled, only if that does not help. */
-static inline bool index_is_dirty(const struct index *index)
-{
-    uint64_t dirty = pages_changed(index->pages, SPACE_INDEX);
-    return index->frames_max &&
-           dirty > (pages_can_spill(index->pages) ? 2 * (uint64_t)index->frames_max
-                                                  : index->frames_max / 2);
-}
-
 /* After a delete: give pages back if the segment is far too large. Optional work. */
 void index_tidy(struct index *index, struct hash128 hash);
 
@@ -253,10 +209,5 @@ void index_reclaim(struct index *index, uint32_t segments);
 uint64_t index_memory_bytes(const struct index *index);
 /* Of it, what the pages do not hold, and what is in reserve. */
 uint64_t index_own_memory_bytes(const struct index *index);
-
-/* Call `visit` for every entry; stops at its first non-zero result. Loads pages as it goes. For
- * the writer, and for checks. */
-enum fkv_error index_walk(struct index *index,
-                          enum fkv_error (*visit)(void *context, uint64_t entry), void *context);
 
 #endif

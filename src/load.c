@@ -479,7 +479,8 @@ enum fkv_error load_commit(fkv_load *load)
         return error;
     /* It is durable. A recovery would have to read all of it: a checkpoint spares that. */
     pthread_mutex_lock(&db->writer);
-    if (load->pairs && db->index.frames_max) { /* all of the index is in memory: it is to go */
+    if (load->pairs &&
+        db->index.limit.frames_max) { /* all of the index is in memory: it is to go */
         checkpoint_run_for_space(db);
         index_trim_again(&db->index);
     } else if (load->pairs) {

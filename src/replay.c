@@ -303,7 +303,7 @@ enum fkv_error store_replay(struct fkv *db)
     log->head = (struct log_position){db->header.log_offset, db->header.log_chain};
     log->start = log->head.offset;
     atomic_store(&log->durable_commit, db->commit);
-    bool spills = db->index.frames_max && !db->read_only;
+    bool spills = db->index.limit.frames_max && !db->read_only;
     uint64_t last_commit;
     enum fkv_error error = look_through(db, spills, &last_commit);
     /* Pages that are spilled may go over those of the checkpoint before this one: so this one's

@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "index.h"
+#include "index_limit.h"
 #include "log.h"
 #include "tail.h"
 #include "undo.h"

@@ -76,7 +76,7 @@ static void note_end(const struct life *life)
     if (!db)
         return;
     reached.rebuilds += db->index.rebuilds;
-    reached.evictions += db->index.evictions;
+    reached.evictions += db->index.limit.evictions;
     reached.moved_bytes += db->collector.moved_bytes;
     reached.checkpoints += db->checkpoint.done;
     if (db->sectors.next_sequence > db->sectors.count)
