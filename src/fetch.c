@@ -1,5 +1,7 @@
 #include "fetch.h"
 
+#include "snapshot.h"
+
 enum fkv_error fetch_cells(struct fkv *db, uint64_t address, uint32_t cells,
                            struct fetched *fetched)
 {
@@ -26,22 +28,34 @@ enum fkv_error fetch_record(struct fkv *db, uint64_t entry, const void *key, siz
     return error ? error : read_check(db, entry, sequence, fetched->record, key, key_bytes);
 }
 
-/* Find the record of a key; as in read.c. */
-static enum fkv_error fetch_find(struct fkv *db, const struct key *key, uint64_t *entry,
-                                 struct fetched *fetched)
+static enum fkv_error entry_of(struct fkv *db, const struct fkv_snapshot *snapshot,
+                               struct hash128 hash, uint64_t *entry)
 {
-    fetched->block = NULL;
+    return snapshot ? snapshot_entry(snapshot, hash, entry) : read_entry(db, hash, entry);
+}
+
+enum fkv_error fetch_find(struct fkv *db, const struct fkv_snapshot *snapshot,
+                          const struct key *key, uint64_t *entry, struct fetched *fetched,
+                          const uint8_t **record)
+{
+    if (fetched)
+        fetched->block = NULL;
     for (;;) {
-        enum fkv_error error = read_entry(db, key->hash, entry);
+        enum fkv_error error = entry_of(db, snapshot, key->hash, entry);
         if (error)
             return error;
-        error = fetch_record(db, *entry, key->bytes, key->size, fetched);
-        uint64_t again;
+        if (!fetched)
+            error = read_lend(db, *entry, key->bytes, key->size, record);
+        else if (!(error = fetch_record(db, *entry, key->bytes, key->size, fetched)))
+            *record = fetched->record;
         if (error != FKV_NOT_FOUND)
             return error;
-        if (read_entry(db, key->hash, &again) == FKV_OK && again == *entry)
+        if (fetched)
+            fetch_done(fetched);
+        /* As in read.c: the slot may have been given to another key between two looks at it. */
+        uint64_t again;
+        if (entry_of(db, snapshot, key->hash, &again) == FKV_OK && again == *entry)
             return read_damaged(db, *entry, "has another key than the index says");
-        fetch_done(fetched);
     }
 }
 
@@ -53,11 +67,11 @@ enum fkv_error fetch_value(struct fkv *db, const struct key *key, void *buffer, 
     do {
         struct fetched fetched;
         uint64_t entry;
+        const uint8_t *record;
         again = false;
-        error = fetch_find(db, key, &entry, &fetched);
+        error = fetch_find(db, NULL, key, &entry, &fetched, &record);
         if (!error)
-            error = read_copy(db, key, entry, fetched.record, buffer, buffer_bytes, value_bytes,
-                              &again);
+            error = read_copy(db, key, entry, record, buffer, buffer_bytes, value_bytes, &again);
         fetch_done(&fetched);
     } while (again);
     return error;
@@ -67,9 +81,10 @@ enum fkv_error fetch_size(struct fkv *db, const struct key *key, size_t *value_b
 {
     struct fetched fetched;
     uint64_t entry;
-    enum fkv_error error = fetch_find(db, key, &entry, &fetched);
+    const uint8_t *record;
+    enum fkv_error error = fetch_find(db, NULL, key, &entry, &fetched, &record);
     if (!error)
-        *value_bytes = read_value_bytes(entry, fetched.record);
+        *value_bytes = read_value_bytes(entry, record);
     fetch_done(&fetched);
     return error;
 }

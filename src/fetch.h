@@ -26,6 +26,14 @@ struct fetched {
 /* As read_record, by a call if need be. fetch_done follows, whatever is returned. */
 enum fkv_error fetch_record(struct fkv *db, uint64_t entry, const void *key, size_t key_bytes,
                             struct fetched *fetched);
+/*
+ * Find the record of a key, wherever it is: as the snapshot has it, or, if that is NULL, as it is
+ * now. fetch_done follows, whatever is returned; or, if `fetched` is NULL, *record lasts as long as
+ * the read section (read_lend).
+ */
+enum fkv_error fetch_find(struct fkv *db, const struct fkv_snapshot *snapshot,
+                          const struct key *key, uint64_t *entry, struct fetched *fetched,
+                          const uint8_t **record);
 /* These cells, as they are in the file, into `fetched`. */
 enum fkv_error fetch_cells(struct fkv *db, uint64_t address, uint32_t cells,
                            struct fetched *fetched);

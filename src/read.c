@@ -137,11 +137,8 @@ enum fkv_error read_borrow(struct fkv *db, const struct key *key, const void **v
     uint64_t entry;
     const uint8_t *record;
     enum fkv_error error = find_record(db, key, &entry, &record);
-    while (__builtin_expect(error == READ_BY_CALL, 0)) {
-        error = read_lend(db, entry, key->bytes, key->size, &record);
-        if (error == FKV_NOT_FOUND)
-            error = find_record(db, key, &entry, &record);
-    }
+    if (__builtin_expect(error == READ_BY_CALL, 0))
+        error = fetch_find(db, NULL, key, &entry, NULL, &record);
     if (error)
         return error;
     return read_in_place(entry, record, value, value_bytes);

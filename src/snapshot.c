@@ -123,30 +123,6 @@ enum fkv_error snapshot_entry(const struct fkv_snapshot *snapshot, struct hash12
     return error;
 }
 
-/* `fetched` NULL: *record is to last as long as the read section. */
-static enum fkv_error find_record(const struct fkv_snapshot *snapshot, const struct key *key,
-                                  uint64_t *entry, struct fetched *fetched, const uint8_t **record)
-{
-    struct fkv *db = snapshot->db;
-    for (;;) {
-        enum fkv_error error = snapshot_entry(snapshot, key->hash, entry);
-        if (error)
-            return error;
-        if (!fetched)
-            error = read_lend(db, *entry, key->bytes, key->size, record);
-        else if (!(error = fetch_record(db, *entry, key->bytes, key->size, fetched)))
-            *record = fetched->record;
-        if (error != FKV_NOT_FOUND)
-            return error;
-        if (fetched)
-            fetch_done(fetched);
-        /* As in read.c: the slot may have been given to another key between two looks at it. */
-        uint64_t again;
-        if (snapshot_entry(snapshot, key->hash, &again) == FKV_OK && again == *entry)
-            return read_damaged(db, *entry, "has another key than the index says"), FKV_DAMAGED;
-    }
-}
-
 enum fkv_error snapshot_large(const struct fkv_snapshot *snapshot, const uint8_t *head,
                               void *buffer)
 {
@@ -185,10 +161,9 @@ enum fkv_error snapshot_value(const struct fkv_snapshot *snapshot, const struct 
                               void *buffer, size_t buffer_bytes, size_t *value_bytes)
 {
     struct fetched fetched;
-    fetched.block = NULL;
     uint64_t entry;
     const uint8_t *record;
-    enum fkv_error error = find_record(snapshot, key, &entry, &fetched, &record);
+    enum fkv_error error = fetch_find(snapshot->db, snapshot, key, &entry, &fetched, &record);
     if (!error)
         error = copy_value(snapshot, entry, record, buffer, buffer_bytes, value_bytes);
     fetch_done(&fetched);
@@ -203,7 +178,7 @@ enum fkv_error snapshot_borrow(const struct fkv_snapshot *snapshot, const struct
                          snapshot->db->path);
     uint64_t entry;
     const uint8_t *record;
-    enum fkv_error error = find_record(snapshot, key, &entry, NULL, &record);
+    enum fkv_error error = fetch_find(snapshot->db, snapshot, key, &entry, NULL, &record);
     if (error)
         return error;
     return read_in_place(entry, record, value, value_bytes);
@@ -213,10 +188,9 @@ enum fkv_error snapshot_size(const struct fkv_snapshot *snapshot, const struct k
                              size_t *value_bytes)
 {
     struct fetched fetched;
-    fetched.block = NULL;
     uint64_t entry;
     const uint8_t *record;
-    enum fkv_error error = find_record(snapshot, key, &entry, &fetched, &record);
+    enum fkv_error error = fetch_find(snapshot->db, snapshot, key, &entry, &fetched, &record);
     if (!error)
         *value_bytes = read_value_bytes(entry, record);
     fetch_done(&fetched);
