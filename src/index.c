@@ -96,14 +96,11 @@ static void segment_give(struct index *index, uint32_t id)
 /* Room to give back every page number there is. */
 static enum fkv_error free_numbers_room(struct index *index, uint32_t count)
 {
-    if (count <= index->free_number_room)
-        return FKV_OK;
-    uint32_t room = (uint32_t)max_u64(count, (uint64_t)index->free_number_room * 2);
-    uint32_t *numbers = memory_resize(index->free_numbers, room * sizeof *numbers);
+    uint32_t *numbers =
+        memory_room(index->free_numbers, sizeof *numbers, count, &index->free_number_room);
     if (!numbers)
         return FKV_NO_MEMORY;
     index->free_numbers = numbers;
-    index->free_number_room = room;
     return FKV_OK;
 }
 
@@ -696,12 +693,11 @@ static enum fkv_error plan_room(struct index *index)
 {
     if (index->plan_count < index->plan_room)
         return FKV_OK;
-    uint32_t room = index->plan_room ? index->plan_room * 2 : 64;
-    struct plan *plans = memory_resize(index->plans, room * sizeof *plans);
+    struct plan *plans = memory_room(index->plans, sizeof *plans, index->plan_count + UINT64_C(1),
+                                     &index->plan_room);
     if (!plans)
         return FKV_NO_MEMORY;
     index->plans = plans;
-    index->plan_room = room;
     return FKV_OK;
 }
 

@@ -166,16 +166,13 @@ static enum fkv_error next_sector(struct fkv_load *load)
     enum fkv_error error = write_sector(load);
     if (error)
         return error;
-    if (load->sector_count == load->sector_room) {
-        uint32_t room = load->sector_room ? load->sector_room * 2 : 64;
-        struct load_sector *sectors = memory_resize(load->sectors, room * sizeof *sectors);
-        if (!sectors)
-            return FKV_NO_MEMORY;
-        took(load, (room - load->sector_room) * sizeof *sectors);
-        load->sectors = sectors;
-        load->sector_room = room;
-    }
-    assert(load->sectors);
+    uint32_t room = load->sector_room;
+    struct load_sector *sectors = memory_room(load->sectors, sizeof *sectors,
+                                              load->sector_count + UINT64_C(1), &load->sector_room);
+    if (!sectors)
+        return FKV_NO_MEMORY;
+    took(load, (load->sector_room - room) * sizeof *sectors);
+    load->sectors = sectors;
     uint32_t sector;
     if ((error = take_sector(db, &sector)))
         return error;

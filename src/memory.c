@@ -194,6 +194,18 @@ void *memory_resize(void *block, size_t bytes)
     return resized;
 }
 
+void *memory_room(void *items, size_t item_bytes, uint64_t least, uint32_t *room)
+{
+    enum { FIRST = 16 };
+    if (least <= *room)
+        return items;
+    uint64_t more = min_u64(max_u64(max_u64(least, FIRST), 2 * (uint64_t)*room), UINT32_MAX);
+    void *larger = memory_resize(items, more * item_bytes);
+    if (larger)
+        *room = (uint32_t)more;
+    return larger;
+}
+
 char *memory_join(const char *a, const char *b)
 {
     size_t length = strlen(a), more = strlen(b);

@@ -19,6 +19,9 @@ void *memory_new(size_t bytes);
 void *memory_buffer(size_t bytes);
 /* Grow or shrink; the old block stays valid on NULL. New bytes are not zeroed. */
 void *memory_resize(void *block, size_t bytes);
+/* An array that grows, with room for so many items: itself, or, moved, one of at least twice as
+ * many. NULL if there is none to be had: the old one stays. */
+void *memory_room(void *items, size_t item_bytes, uint64_t least, uint32_t *room);
 /* Two strings in one. */
 char *memory_join(const char *a, const char *b);
 void memory_free(void *block);

@@ -66,16 +66,11 @@ static enum fkv_error level_extend(struct page_space *space, uint32_t level, uin
 
 static enum fkv_error chunks_extend(struct page_space *space, uint32_t chunk_count)
 {
-    if (chunk_count > space->chunk_room) {
-        uint32_t room = space->chunk_room ? space->chunk_room * 2 : 16;
-        if (room < chunk_count)
-            room = chunk_count;
-        struct page_chunk **chunks = memory_resize(space->chunks, room * sizeof *chunks);
-        if (!chunks)
-            return FKV_NO_MEMORY;
-        space->chunks = chunks;
-        space->chunk_room = room;
-    }
+    struct page_chunk **chunks =
+        memory_room(space->chunks, sizeof *chunks, chunk_count, &space->chunk_room);
+    if (!chunks)
+        return FKV_NO_MEMORY;
+    space->chunks = chunks;
     while (space->chunk_count < chunk_count) {
         struct page_chunk *chunk = memory_new(sizeof *chunk);
         if (!chunk)

@@ -31,14 +31,11 @@ static uint32_t *sector_slot(const struct places *places, uint32_t sector)
 
 static enum fkv_error sector_add(struct places *places, uint32_t sector)
 {
-    if (places->sector_count == places->sector_room) {
-        uint32_t room = places->sector_room ? places->sector_room * 2 : 16;
-        struct page_sector *sectors = memory_resize(places->sectors, room * sizeof *sectors);
-        if (!sectors)
-            return FKV_NO_MEMORY;
-        places->sectors = sectors;
-        places->sector_room = room;
-    }
+    struct page_sector *sectors = memory_room(
+        places->sectors, sizeof *sectors, places->sector_count + UINT64_C(1), &places->sector_room);
+    if (!sectors)
+        return FKV_NO_MEMORY;
+    places->sectors = sectors;
     if (reservation_back(&places->sector_index, ((size_t)sector + 1) * sizeof(uint32_t)) != 0)
         return FKV_NO_MEMORY;
     places->sectors[places->sector_count++] = (struct page_sector){.sector = sector};

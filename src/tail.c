@@ -253,14 +253,11 @@ enum fkv_error tail_prepare(struct tail *tail, uint32_t cells, uint32_t leave)
         return FKV_OK;
     struct sectors *sectors = tail->sectors;
     enum fkv_error error;
-    if (tail->opened_count == tail->opened_room) {
-        uint32_t room = tail->opened_room ? tail->opened_room * 2 : 16;
-        uint32_t *opened = memory_resize(tail->opened, room * sizeof *opened);
-        if (!opened)
-            return FKV_NO_MEMORY;
-        tail->opened = opened;
-        tail->opened_room = room;
-    }
+    uint32_t *opened = memory_room(tail->opened, sizeof *opened, tail->opened_count + UINT64_C(1),
+                                   &tail->opened_room);
+    if (!opened)
+        return FKV_NO_MEMORY;
+    tail->opened = opened;
     if (!tail->spare) {
         if ((error = sectors_reserve(sectors, 1, leave, 0)) ||
             (error = sectors_take(sectors, &tail->spare)))
