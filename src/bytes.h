@@ -2,6 +2,7 @@
 #ifndef FKV_BYTES_H
 #define FKV_BYTES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -57,6 +58,12 @@ static inline uint64_t load_u64(const void *from)
     uint64_t value;
     memcpy(&value, from, sizeof value);
     return value;
+}
+
+/* 8 or more. The first are zero, and each of the others is what lies 8 before it. */
+static inline bool bytes_are_zero(const void *from, size_t bytes)
+{
+    return load_u64(from) == 0 && memcmp(from, (const uint8_t *)from + 8, bytes - 8) == 0;
 }
 
 static inline void store_u64(void *to, uint64_t value)

@@ -13,7 +13,7 @@
 #include "memory.h"
 #include "planted.h"
 
-#define LOG_SIZE_MIN MIB
+TUNABLE uint64_t log_step = MIB; /* its least size, and what it grows by */
 #define BEYOND_BYTES (64 * MIB)
 
 enum { BUFFER_BYTES = 16 * KIB }; /* larger frames are stored, whoever syncs them, if they may be */
@@ -58,13 +58,13 @@ enum fkv_error log_write_header(struct log *log, const uint8_t store_id[16])
 enum fkv_error log_create(struct log *log, const uint8_t store_id[16])
 {
     log->seed = load_u64(store_id);
-    int status = log->ops->allocate(log->file, 0, LOG_SIZE_MIN);
+    int status = log->ops->allocate(log->file, 0, log_step);
     if (status)
         return error_os(status, "create", log->path);
     enum fkv_error error = log_write_header(log, store_id);
     if (error)
         return error;
-    log->size = LOG_SIZE_MIN;
+    log->size = log_step;
     log->start = log->head.offset = LOG_FRAMES_OFFSET;
     return map_log(log);
 }
@@ -75,7 +75,7 @@ enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinishe
     uint8_t page[PAGE_BYTES] = {0};
     struct format_log_header header;
     *unfinished = size == 0;
-    if (size == 0 || size > LOG_SIZE_MIN)
+    if (size == 0 || size > log_step)
         return FKV_OK;
     int status = log->ops->read(log->file, page, (size_t)min_u64(size, sizeof page), 0);
     if (status)
@@ -214,7 +214,7 @@ static enum fkv_error too_large(const struct log *log, uint64_t bytes)
 
 static enum fkv_error allocate_for(struct log *log, uint64_t bytes)
 {
-    uint64_t need = round_up(log->head.offset + bytes + wrap_bytes, MIB);
+    uint64_t need = round_up(log->head.offset + bytes + wrap_bytes, log_step);
     if (log->ahead >= need) {
         log->size = log->ahead;
         return FKV_OK;
@@ -238,17 +238,17 @@ static enum fkv_error grow(struct log *log, uint64_t bytes)
     return error;
 }
 
-/* By one MiB, through the mapping: so that the page cache holds it in pages, not in larger pieces
+/* By one step, through the mapping: so that the page cache holds it in pages, not in larger pieces
  * of which every sync would write the whole. */
 static void lengthen_ahead(struct log *log)
 {
     if (!log->in_place || pthread_mutex_trylock(&log->grow_lock))
         return;
     uint64_t from = max_u64(log->size, log->ahead);
-    if (from == log->size && from + MIB <= log->ahead_max &&
-        log->ops->allocate(log->file, from, MIB) == 0) {
-        memset(log->map + from, 0, MIB);
-        log->ahead = from + MIB;
+    if (from == log->size && from + log_step <= log->ahead_max &&
+        log->ops->allocate(log->file, from, log_step) == 0) {
+        memset(log->map + from, 0, log_step);
+        log->ahead = from + log_step;
     }
     pthread_mutex_unlock(&log->grow_lock);
 }
@@ -396,9 +396,8 @@ enum fkv_error log_end(struct log *log, const uint8_t *end, uint32_t flags, uint
 
 void log_shrink(struct log *log)
 {
-    if (max_u64(log->size, log->ahead) > LOG_SIZE_MIN &&
-        log->ops->truncate(log->file, LOG_SIZE_MIN) == 0)
-        log->size = log->ahead = LOG_SIZE_MIN;
+    if (max_u64(log->size, log->ahead) > log_step && log->ops->truncate(log->file, log_step) == 0)
+        log->size = log->ahead = log_step;
 }
 
 void log_release(struct log *log, struct log_position position)
@@ -578,14 +577,12 @@ static bool any_frame_at(const struct log *log, uint64_t offset, struct format_f
  */
 static uint64_t step_over(const struct log *log, uint64_t offset)
 {
-    enum { ZEROS = 256, UP_TO_BYTES = offsetof(struct format_frame, bytes) };
+    enum { SOME = 256, MANY = 4 * KIB, UP_TO_BYTES = offsetof(struct format_frame, bytes) };
     const uint8_t *at = log->map + offset;
-    uint64_t any = load_u64(at + UP_TO_BYTES);
-    if (any || log->size - offset < ZEROS)
+    uint64_t left = log->size - offset;
+    if (left < SOME || !bytes_are_zero(at, SOME))
         return 8;
-    for (size_t i = 0; i < ZEROS; i += 8)
-        any |= load_u64(at + i);
-    return any ? 8 : ZEROS - UP_TO_BYTES;
+    return (left < MANY || !bytes_are_zero(at, MANY) ? SOME : MANY) - UP_TO_BYTES;
 }
 
 /*

@@ -156,4 +156,8 @@ enum fkv_error log_write_again(struct log *log);
 /* After the last frame: does the log show that a frame which was durable is damaged? */
 enum fkv_error log_check_end(const struct log *log, uint64_t last_commit);
 
+#ifdef FKV_TESTING
+extern uint64_t log_step;
+#endif
+
 #endif

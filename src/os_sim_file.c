@@ -273,7 +273,7 @@ static uint8_t *use_page(struct sim_file *file, uint64_t p)
 
 static bool is_zero(const uint8_t *page)
 {
-    return memcmp(page, zero_page.bytes, SIM_PAGE_BYTES) == 0;
+    return bytes_are_zero(page, SIM_PAGE_BYTES);
 }
 
 static bool is_blank(const struct sim_file *file, uint64_t p)
@@ -844,6 +844,8 @@ static void crash_page(struct sim_file *file, uint64_t p, size_t changes_landed,
                        const struct lottery *lottery)
 {
     bool dirty = is_dirty(file, p);
+    if (!dirty && p * SIM_PAGE_BYTES < file->size && file->pages[p].saved->clean == NULL)
+        return; /* both are the same */
     uint8_t *page = use_page(file, p);
     for (uint64_t b = p * BLOCKS_PER_PAGE; b < (p + 1) * BLOCKS_PER_PAGE; b++) {
         uint64_t offset = b * SIM_BLOCK_BYTES;
@@ -862,6 +864,8 @@ static void crash_allocation(struct sim_file *file, uint64_t seed)
     uint64_t end = divide_up(file->size, SIM_PAGE_BYTES);
     for (uint64_t p = 0; p < file->page_count; p++) {
         struct sim_page *page = &file->pages[p];
+        if (p < end && page->allocated && page->allocated_durable)
+            continue;
         if (p >= end)
             set_allocated(file, p, false);
         else if (page->saved != NULL && !is_blank(file, p))

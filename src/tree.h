@@ -40,10 +40,7 @@ static inline uint64_t page_checksum(const void *bytes, uint64_t seed)
 /* Such pages, and nodes, are not stored. */
 static inline bool page_is_zero(const void *bytes)
 {
-    for (size_t i = 0; i < PAGE_BYTES; i += sizeof(uint64_t))
-        if (load_u64((const uint8_t *)bytes + i))
-            return false;
-    return true;
+    return bytes_are_zero(bytes, PAGE_BYTES);
 }
 
 #endif

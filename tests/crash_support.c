@@ -34,6 +34,7 @@ void crash_prepare(void (*say_counts)(void))
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     mallopt(M_TRIM_THRESHOLD, INT_MAX);
     memory_test_keep(true);
+    log_step = 256 * KIB; /* of a mapping the simulator compares every page, again and again */
 }
 
 static void say_raw(const char *text)
