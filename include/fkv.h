@@ -45,7 +45,9 @@
  * size of files (RLIMIT_FSIZE) the system ends the program with SIGXFSZ, unless it ignores that,
  * and then it is FKV_FULL. Interruptions by handlers, with or without SA_RESTART, are no errors.
  * But a thread must not be cancelled (pthread_cancel) inside a call, nor leave one by longjmp: it
- * may hold what all others wait for.
+ * may hold what all others wait for. A process may end without closing its stores, but exit may
+ * wait for read sections of other threads. libfkv.so stays in memory after dlclose; what has
+ * libfkv.a in it and may be unloaded is to be linked with -z nodelete.
  *
  * MEMORY. The library copies what it is given; the caller's buffers are free again on return.
  * Memory that it lends is read-only and valid for as long as the lending function says.
