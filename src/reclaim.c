@@ -2,6 +2,7 @@
 #include "planted.h"
 #include "thread.h"
 
+#include <stdlib.h>
 #include <time.h>
 
 #ifdef __SANITIZE_THREAD__
@@ -10,7 +11,7 @@ char rcu_order;
 
 enum { WORTH_A_GRACE_PERIOD = 256 };
 
-/* ---------------------------------------------------------------- fork */
+/* ---------------------------------------------------------------- fork, exit */
 
 static pthread_once_t handlers_once = PTHREAD_ONCE_INIT;
 static _Thread_local bool forking_in_section;
@@ -46,9 +47,18 @@ static void after_fork_child(void)
     thread_restore_signals(&before);
 }
 
+/* Who calls exit inside a read section: liburcu ends its thread then (from version 0.14 on), and
+ * waits for readers before, with all signals blocked. */
+static void leave_sections(void)
+{
+    while (rcu_read_ongoing())
+        rcu_read_unlock();
+}
+
 static void register_handlers(void)
 {
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+    atexit(leave_sections);
 }
 
 /* ---------------------------------------------------------------- liburcu's thread */

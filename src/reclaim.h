@@ -13,6 +13,8 @@
  * of its own; handlers are registered for that. They may wait for a grace period. A fork inside a
  * read section would wait for itself, so they do nothing then, and the child can open no store.
  *
+ * exit(): who calls it inside a read section leaves that, for liburcu may wait for readers.
+ *
  * The writer lock protects everything here but `state`.
  */
 #ifndef FKV_RECLAIM_H
