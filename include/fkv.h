@@ -298,7 +298,9 @@ FKV_API enum fkv_error fkv_value_size(fkv *db, const void *key, size_t key_bytes
  * meanwhile, by this thread or by others. Read sections nest. They are cheap, take no lock, and
  * should be short: while one is open, space that was freed after its beginning is not reused.
  * With FKV_NO_THREAD a writer in another thread may wait, at the end of its call, for read
- * sections.
+ * sections. So may, in all stores, who closes one or gives a snapshot back (fkv_close,
+ * fkv_snapshot_close, fkv_scan_close, fkv_backup), and who calls fork or exit; whichever store the
+ * section is of. Nobody may wait for them inside one.
  *
  * Values of up to 65,525 bytes can always be borrowed. Where key and value are together longer than
  * 131,060 bytes (in digest mode a key counts as 26), the value is stored in several pieces:
