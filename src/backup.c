@@ -163,7 +163,10 @@ static enum fkv_error write_file(struct backup *backup, const struct os_ops *ops
     enum fkv_error error = draw_header(backup, &like);
     if (error)
         return error;
-    error = compose_begin(&backup->compose, ops, file, path, &like, backup->snapshot->keys);
+    /* What the header counts may be wrong: no key takes less than a cell. */
+    uint64_t keys = min_u64(backup->snapshot->keys,
+                            (uint64_t)backup->snapshot->layer->sector_count * SECTOR_CELLS);
+    error = compose_begin(&backup->compose, ops, file, path, &like, keys);
     backup->compose.wrote = wrote;
     backup->compose.context = backup;
     if (!error)

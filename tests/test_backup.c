@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "backup.h"
-#include "format.h"
+#include "header.h"
 #include "os_posix.h"
 #include "record.h"
 #include "support.h"
@@ -629,6 +629,27 @@ static void damaged_length(void **state)
     backup_is_damaged(path, 0, "1 keys and 0 pieces of values found, of 2");
 }
 
+/* A number of keys behind right checksums that as many keys have no room for in memory, nor in 64
+ * bits their bytes. */
+static void damaged_count(void **state)
+{
+    (void)state;
+    const char *path = support_path("count.fkv");
+    fkv_close(small_store(path, 0));
+    for (unsigned bit = 40; bit < 64; bit++) {
+        int fd = open(path, O_RDWR);
+        for (off_t at = 0; at < 2 * (off_t)PAGE_BYTES; at += (off_t)PAGE_BYTES) {
+            struct format_header header;
+            assert_int_equal(pread(fd, &header, sizeof header, at), sizeof header);
+            header.keys = 1ull << bit;
+            header.checksum = header_checksum(&header);
+            assert_int_equal(pwrite(fd, &header, sizeof header, at), sizeof header);
+        }
+        close(fd);
+        backup_is_damaged(path, FKV_OPEN_READ_ONLY, "keys and 0 pieces of values found, of");
+    }
+}
+
 /* A sector of a large value; a piece; the head. */
 static void damaged_large_value(void **state)
 {
@@ -737,6 +758,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(permitted_as_the_store),
         cmocka_unit_test(damaged_record),
         cmocka_unit_test(damaged_length),
+        cmocka_unit_test(damaged_count),
         cmocka_unit_test(damaged_large_value),
         cmocka_unit_test(pace_is_kept),
         cmocka_unit_test(a_wait_can_be_cancelled),
