@@ -244,13 +244,31 @@ static void early_source(struct repair *repair, const struct source *source)
         map.whole[half] = image_page(&repair->check.image, SPACE_MAPS, source->sector * 2 + half,
                                      map.bytes[half]) == FKV_OK;
     while (repair_goes_on(repair) && scan_next(&scan, &found)) {
+        uint8_t kind = found.whole ? record_header(found.record).kind : RECORD_PAD;
         if (!found.whole)
             damage(repair, source, &found);
-        else if (record_header(found.record).kind != RECORD_PAD &&
-                 !is_dead(repair, &map, source, &found))
+        else if (kind != RECORD_PAD && !is_dead(repair, &map, source, &found)) {
+            repair->early_keys += repair->pass == 1 && kind != RECORD_PIECE;
             source_record(repair, source, &found);
+        }
     }
     advance(repair, SECTOR_BYTES);
+}
+
+/* Where nothing is known to be damaged, as many keys as the last checkpoint counts are there: else
+ * something behind a right checksum contradicts another. */
+static void compare_count(struct repair *repair)
+{
+    const struct format_header *header = repair->header;
+    fkv_repair_result *result = &repair->result;
+    if (!header || repair->early_keys == header->keys || result->damaged ||
+        result->sectors_unreadable || result->deleted_may_be_back)
+        return;
+    report(&repair->report, FKV_PART_COUNTERS, NOWHERE,
+           "the last checkpoint counts %llu keys, and %llu were found",
+           (unsigned long long)header->keys, (unsigned long long)repair->early_keys);
+    repair->miscounted = true;
+    result->deleted_may_be_back = repair->early_keys > header->keys;
 }
 
 void repair_late_records(struct repair *repair, uint64_t sequence, uint32_t cell)
@@ -346,9 +364,14 @@ static void add_sector(struct repair *repair, uint32_t sector, uint8_t *page, ui
     struct format_sector_header header;
     struct format_sector entry;
     bool headed = own_header(repair, sector, &header);
-    bool listed = repair->header && !image_table_entry(image, sector, page, page_number, &entry);
-    bool later = headed && repair->header && header.sequence >= repair->header->next_sequence;
-    if (repair->header && image_has_pages(image, sector))
+    bool listed = repair->header && !repair->table_in_doubt &&
+                  !image_table_entry(image, sector, page, page_number, &entry);
+    /* Two that agree count for more than a third: a reference, or what the store's header says. */
+    bool agreed = listed && headed && entry.type == SECTOR_VALUES && header.type == SECTOR_VALUES &&
+                  header.sequence == entry.sequence;
+    bool later =
+        headed && !agreed && repair->header && header.sequence >= repair->header->next_sequence;
+    if (repair->header && !agreed && image_has_pages(image, sector))
         return;
     if (listed && entry.type == SECTOR_VALUES && !later) {
         if (!headed || header.sequence != entry.sequence || header.type != SECTOR_VALUES)
@@ -406,6 +429,27 @@ static void say_cut(struct repair *repair)
            "the file was cut: it has %u of its %u sectors", there, known);
 }
 
+/* Does the table say what the header says of it? As far as it is there. */
+static bool table_agrees(const struct repair *repair)
+{
+    const struct format_header *header = repair->header;
+    uint64_t dead_cells = 0, pad_cells = 0;
+    bool open = header->tail_sector == 0;
+    uint8_t page[PAGE_BYTES];
+    uint32_t page_number = UINT32_MAX;
+    for (uint32_t s = 1; s < repair->check.image.sector_count; s++) {
+        struct format_sector entry;
+        if (s / SECTORS_PER_PAGE >= header->spaces[SPACE_SECTORS].pages)
+            break; /* the file has grown since */
+        if (image_table_entry(&repair->check.image, s, page, &page_number, &entry))
+            return true; /* that it is lost is known */
+        dead_cells += entry.dead_cells;
+        pad_cells += entry.pad_cells;
+        open |= s == header->tail_sector && entry.type == SECTOR_VALUES;
+    }
+    return open && dead_cells == header->dead_cells && pad_cells == header->pad_cells;
+}
+
 /* Pages of table and maps that are lost. */
 static void count_lost_pages(struct repair *repair)
 {
@@ -413,8 +457,10 @@ static void count_lost_pages(struct repair *repair)
     const enum space spaces[] = {SPACE_SECTORS, SPACE_MAPS};
     uint8_t page[PAGE_BYTES];
     for (int i = 0; i < 2; i++) {
-        uint32_t count = repair->header->spaces[spaces[i]].pages, lost = 0;
-        for (uint32_t n = 0; n < count; n++)
+        uint32_t count = repair->header->spaces[spaces[i]].pages;
+        uint32_t there = image->space[spaces[i]].page_count; /* none, if so many are impossible */
+        uint32_t lost = count - there;
+        for (uint32_t n = 0; n < there; n++)
             lost += image_page(image, spaces[i], n, page) != FKV_OK;
         if (lost)
             report(&repair->report, FKV_PART_PAGES, NOWHERE, "%u of %u %s pages are lost", lost,
@@ -444,7 +490,12 @@ static void survey_sectors(struct repair *repair)
     if (repair->header) {
         say_cut(repair);
         count_lost_pages(repair);
-        if (repair->result.pages_lost)
+        repair->table_in_doubt = repair->check.image.sector_count >= repair->header->sector_count &&
+                                 !repair->result.pages_lost && !table_agrees(repair);
+        if (repair->table_in_doubt)
+            report(&repair->report, FKV_PART_TABLE, NOWHERE,
+                   "the table of sectors contradicts the header");
+        if (repair->result.pages_lost || repair->table_in_doubt)
             load_index(repair);
     }
     find_next_sequence(repair);
@@ -469,6 +520,8 @@ static void run_pass(struct repair *repair, int pass)
     repair->late_begun = repair->late_waits = false;
     for (size_t i = 0; i < repair->early.count && repair_goes_on(repair); i++)
         early_source(repair, &early[i]);
+    if (pass == 1 && repair_goes_on(repair))
+        compare_count(repair);
     if (repair_goes_on(repair))
         repair_log(repair);
     repair_late_records(repair, UINT64_MAX, UINT32_MAX);
@@ -605,7 +658,8 @@ enum fkv_error repair(struct os *os, const char *path, const char *new_path,
                          path);
     const fkv_repair_result *found = &repair.result;
     if (!error && (found->damaged || found->values_incomplete || found->sectors_unreadable ||
-                   found->deleted_may_be_back || found->log_incomplete || found->header_lost))
+                   found->deleted_may_be_back || found->log_incomplete || found->header_lost ||
+                   repair.miscounted))
         error = error_set(FKV_DAMAGED, "%s: not everything could be brought back", path);
     return error;
 }

@@ -10,8 +10,9 @@
  *
  * each first through the sectors that the last checkpoint knows, without those records that it
  * knows to be dead, then through the log. Which records are dead is in the deletion maps; where
- * those or the table are lost, in the index; and where that is lost too, nobody knows, and what was
- * deleted may come back.
+ * those or the table are lost, or the table contradicts the header, in the index; and where that is
+ * lost too, nobody knows, and what was deleted may come back. If nothing is damaged and the keys of
+ * the last checkpoint are yet not as many as it counts, that is said.
  *
  * The log counts from the checkpoint to its end, frame by frame, as in a recovery. Commits of which
  * that shows that they were synced must be in it. If they are not, or the log or both headers are
@@ -104,6 +105,9 @@ struct repair {
     uint8_t store_id[16];
     uint64_t seed;
     uint64_t next_sequence;
+    bool table_in_doubt; /* the table contradicts the header: the index decides */
+    uint64_t early_keys; /* of the last checkpoint, that were found in pass 1 */
+    bool miscounted;     /* and are not as many as it counts */
 
     struct vector early, late; /* struct source: known to the checkpoint, and the others */
     struct vector pieces;      /* struct found_piece */

@@ -124,8 +124,10 @@ static uint64_t follow_chain(struct repair *repair, uint64_t synced)
            frame.previous == at.chain) {
         bool commit = frame_is_commit(&frame);
         bool backed = is_backed(repair, &frame, operations);
-        if (commit && frame.commit != last + 1)
+        if (commit && frame.commit != last + 1) {
+            incomplete(repair, "the commits of the log do not follow on that of the header");
             break;
+        }
         last += commit;
         bytes += frame.bytes;
         frames++;
@@ -198,12 +200,17 @@ void repair_survey_log(struct repair *repair)
                                        repair->log_path, repair->store_id);
     if (repair->error)
         return;
+    bool headed = false;
     if (!clean || repair->log.size)
-        image_log_header(&repair->log, repair->store_id, &repair->report);
+        headed = image_log_header(&repair->log, repair->store_id, &repair->report);
     uint64_t synced = find_synced(repair);
     if (repair->header && repair_goes_on(repair)) {
         last = follow_chain(repair, synced);
-        repair->log_is_whole = last >= synced && !(repair->log.unreadable && !clean);
+        /* A log without its header, and without a frame that follows on the checkpoint, may be
+         * another's: what has come since then was in one that is not there. */
+        repair->log_is_whole =
+            last >= synced &&
+            (clean || (!repair->log.unreadable && (headed || repair->chain_frames)));
     }
     repair->opened.count = 0;
     if (repair->log_is_whole || !repair_goes_on(repair))

@@ -1627,6 +1627,96 @@ static void test_repair_with_a_damaged_log(void **state)
     world_drop(world);
 }
 
+/* A log that is another store's is none. */
+static void test_repair_with_another_log(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(15, 0);
+    struct os *os = os_sim_os(world->sim);
+    assert_ok(fkv_checkpoint(world->db));
+    for (uint32_t i = 100; i < 200; i++)
+        put(world, i, 300);
+    os_sim_kill(world->sim, 1);
+    store_close(world->db);
+    world->db = NULL;
+    os_sim_settle(world->sim);
+    fkv *other;
+    assert_ok(store_open(os, "d/other", NULL, &other));
+    assert_ok(fkv_put(other, "a", 1, "b", 1));
+    assert_ok(store_close(other));
+    os_sim_delete_file(world->sim, LOG_PATH);
+    assert_int_equal(os_sim_copy_file(world->sim, LOG_PATH, world->sim, "d/other-wal"), 0);
+    struct outcome outcome = do_repair(world, FKV_DAMAGED);
+    assert_int_equal(outcome.result.log_incomplete, 1);
+    assert_true(outcome.missing + outcome.old > 0);
+    world_drop(world);
+}
+
+/* Both copies of the header, with checksums that are right. */
+static void put_headers(struct world *world, struct format_header header)
+{
+    for (uint64_t i = 0; i < 2; i++, header.sequence++) {
+        header.checksum = checksum64(&header, offsetof(struct format_header, checksum));
+        os_sim_poke(world->sim, PATH, i * PAGE_BYTES, &header, sizeof header);
+    }
+}
+
+/* Behind right checksums one part contradicts another: what the others agree on is brought back,
+ * and what is missing is said to be. */
+static void test_repair_of_contradictions(void **state)
+{
+    (void)state;
+    struct world *world = damage_world(16, 0);
+    world_close(world);
+    struct format_header whole, header;
+    os_sim_peek(world->sim, PATH, 0, &whole, sizeof whole);
+
+    header = whole;
+    header.next_sequence = 1;
+    put_headers(world, header);
+    struct outcome outcome = do_repair(world, FKV_OK);
+    nothing_is_lost(&outcome);
+
+    header = whole; /* as if all sectors were free */
+    header.spaces[SPACE_SECTORS].root = (struct format_reference){0};
+    put_headers(world, header);
+    outcome = do_repair(world, FKV_OK);
+    nothing_is_lost(&outcome);
+    assert_true(outcome.said > 0);
+
+    header = whole; /* as if the open sector had nothing */
+    header.tail_cell = SECTOR_HEADER_CELLS;
+    put_headers(world, header);
+    outcome = do_repair(world, FKV_DAMAGED);
+    assert_true(outcome.said > 0 && outcome.missing > 0);
+
+    header = whole; /* as if nothing had died */
+    header.spaces[SPACE_MAPS].root = (struct format_reference){0};
+    put_headers(world, header);
+    outcome = do_repair(world, FKV_DAMAGED);
+    assert_int_equal(outcome.result.deleted_may_be_back, 1);
+
+    header = whole; /* more pages than can be looked at, one by one */
+    header.spaces[SPACE_MAPS].pages = UINT32_MAX;
+    put_headers(world, header);
+    outcome = do_repair(world, FKV_OK);
+    nothing_is_lost(&outcome);
+
+    put_headers(world, whole);
+    world_open(world);
+    os_sim_peek(world->sim, PATH, 0, &header, sizeof header);
+    put(world, 100, 300);
+    os_sim_kill(world->sim, 1);
+    store_close(world->db);
+    world->db = NULL;
+    os_sim_settle(world->sim);
+    header.commit++;
+    put_headers(world, header);
+    outcome = do_repair(world, FKV_DAMAGED);
+    assert_int_equal(outcome.result.log_incomplete, 1);
+    world_drop(world);
+}
+
 /* What is beyond the end of a file that was cut is lost, and that is said. */
 static void test_repair_of_a_cut_file(void **state)
 {
@@ -2132,6 +2222,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_repair_without_pages),
         cmocka_unit_test(test_repair_without_headers),
         cmocka_unit_test(test_repair_with_a_damaged_log),
+        cmocka_unit_test(test_repair_with_another_log),
+        cmocka_unit_test(test_repair_of_contradictions),
         cmocka_unit_test(test_repair_of_moved_records),
         cmocka_unit_test(test_repair_of_a_cut_file),
         cmocka_unit_test(test_repair_of_chance),
