@@ -971,15 +971,33 @@ static int by_sequence(const void *a, const void *b)
     return left < right ? -1 : left > right;
 }
 
+/* Only values die; of a free sector nothing is kept. */
+static bool entry_is_possible(const struct format_sector *entry, bool pages)
+{
+    uint64_t gone = (uint64_t)entry->dead_cells + entry->pad_cells;
+    switch (entry->type) {
+    case SECTOR_FREE:
+        return !gone && !entry->sequence;
+    case SECTOR_VALUES:
+        return !pages && gone <= SECTOR_CELLS - SECTOR_HEADER_CELLS;
+    default:
+        return !pages && entry->type == SECTOR_LARGE && !gone;
+    }
+}
+
+static enum fkv_error impossible_entry(const struct sectors *sectors, uint32_t sector)
+{
+    return error_set(FKV_DAMAGED, "%s: the table has an impossible entry for sector %u",
+                     sectors->path, sector);
+}
+
 static enum fkv_error open_entry(struct sectors *sectors, uint32_t sector,
                                  const struct format_sector *entry)
 {
     struct sector *state = sector_state(sectors, sector);
     bool pages = places_sector_at(&sectors->pages->places, sector);
-    if (entry->type > SECTOR_LARGE || (pages && entry->type != SECTOR_FREE) ||
-        entry->dead_cells + entry->pad_cells > SECTOR_CELLS)
-        return error_set(FKV_DAMAGED, "%s: the table has an impossible entry for sector %u",
-                         sectors->path, sector);
+    if (!entry_is_possible(entry, pages))
+        return impossible_entry(sectors, sector);
     if (pages) {
         state->type = SECTOR_PAGES_TYPE;
         return FKV_OK;
@@ -1039,14 +1057,18 @@ enum fkv_error sectors_open(struct sectors *sectors, uint64_t header_count, uint
         return error;
     sectors->count = (uint32_t)count;
     atomic_store(&sectors->file_count, (uint32_t)count);
-    for (uint32_t s = 1; s < count; s++) {
+    /* And so are those that its last page has room for, until the file has them. */
+    for (uint32_t s = 1; s < count || (s > 1 && s % SECTORS_PER_PAGE); s++) {
         uint32_t page = s / SECTORS_PER_PAGE;
         uint32_t frame;
         if ((s == 1 || s % SECTORS_PER_PAGE == 0) &&
             (error = pages_load(sectors->pages, SPACE_SECTORS, page, &frame)))
             return error;
         const struct format_sector *entries = pages_read(sectors->pages, SPACE_SECTORS, page);
-        if ((error = open_entry(sectors, s, &entries[s % SECTORS_PER_PAGE])))
+        const struct format_sector *entry = &entries[s % SECTORS_PER_PAGE];
+        if (s >= count && (entry->type != SECTOR_FREE || !entry_is_possible(entry, false)))
+            return impossible_entry(sectors, s);
+        if (s < count && (error = open_entry(sectors, s, entry)))
             return error;
     }
     return open_queue(sectors);

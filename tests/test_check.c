@@ -1878,6 +1878,40 @@ static void test_made_up_headers(void **state)
     world_drop(world);
 }
 
+/* An entry of the table that cannot be is refused when the store is opened, not when the sector has
+ * been used. */
+static void test_impossible_entries(void **state)
+{
+    (void)state;
+    static const struct format_sector wrong[] = {
+        {.type = SECTOR_FREE, .dead_cells = 7},
+        {.type = SECTOR_FREE, .sequence = 7},
+        {.type = SECTOR_VALUES, .dead_cells = UINT32_MAX, .pad_cells = 5}, /* 4, in 32 bits */
+        {.type = SECTOR_VALUES, .dead_cells = SECTOR_CELLS - SECTOR_HEADER_CELLS + 1},
+        {.type = SECTOR_LARGE, .pad_cells = 1},
+        {.type = SECTOR_FREE, .pad_cells = 1}, /* this one behind the last sector */
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct world *world = world_make(19, FKV_NO_THREAD);
+        world_open(world);
+        for (int n = 0; n < 100; n++)
+            random_step(world, 3000, 2);
+        struct sectors *sectors = &world->db->sectors;
+        uint32_t sector = sectors->count;
+        if (i + 1 < sizeof wrong / sizeof *wrong) {
+            assert_ok(sectors_take(sectors, &sector)); /* it is nobody's */
+            sectors_give(sectors, sector);
+        }
+        assert_true(sector % SECTORS_PER_PAGE);
+        *table_of(world, sector) = wrong[i];
+        world_close(world);
+        fkv *db;
+        assert_error(store_open(os_sim_os(world->sim), PATH, NULL, &db), FKV_DAMAGED);
+        assert_true(strstr(error_last(), "impossible entry") != NULL);
+        world_drop(world);
+    }
+}
+
 /* ---------------------------------------------------------------- when things fail */
 
 /* With every n-th request for memory refused: an error, nothing lost or left behind. */
@@ -2224,6 +2258,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_repair_with_a_damaged_log),
         cmocka_unit_test(test_repair_with_another_log),
         cmocka_unit_test(test_repair_of_contradictions),
+        cmocka_unit_test(test_impossible_entries),
         cmocka_unit_test(test_repair_of_moved_records),
         cmocka_unit_test(test_repair_of_a_cut_file),
         cmocka_unit_test(test_repair_of_chance),
