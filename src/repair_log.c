@@ -222,16 +222,19 @@ void repair_survey_log(struct repair *repair)
 
 /* ---------------------------------------------------------------- what the frames say */
 
-static void put(struct repair *repair, uint64_t offset, const struct format_operation *operation,
+/* False if it is none. */
+static bool put(struct repair *repair, uint64_t offset, const struct format_operation *operation,
                 const uint8_t *record)
 {
     if (operation->bytes < RECORD_HEADER_BYTES)
-        return;
+        return false;
     struct format_record header = record_header(record);
-    if (record_bytes(header.key_bytes, header.value_bytes) != operation->bytes)
-        return;
+    if (record_bytes(header.key_bytes, header.value_bytes) != operation->bytes ||
+        header.kind < RECORD_PLAIN || header.kind > RECORD_PIECE)
+        return false;
     repair_found(repair, record, operation->address % SECTOR_CELLS,
                  (struct where){.offset = offset, .in_log = true});
+    return true;
 }
 
 static void refer(struct repair *repair, uint64_t commit, const struct format_operation *operation,
@@ -300,17 +303,24 @@ static void apply(struct repair *repair, uint64_t offset, const struct format_fr
     const uint8_t *end = operations + frame->bytes - sizeof *frame;
     const uint8_t *payload;
     struct format_operation operation;
+    bool understood = true;
     while (repair_goes_on(repair) && operation_next(&operations, end, &operation, &payload)) {
         uint64_t at = offset + sizeof *frame + (uint64_t)(payload - begin);
         if (operation.kind == OPERATION_PUT)
-            put(repair, at, &operation, payload);
+            understood &= put(repair, at, &operation, payload);
         else if (operation.kind == OPERATION_REFER && operation.bytes == sizeof(uint32_t))
             refer(repair, frame->commit, &operation, payload);
         else if (operation.kind == OPERATION_DELETE && operation.bytes == sizeof(struct hash128))
             removed(repair, payload);
         else if (operation.kind == OPERATION_MOVE && operation.bytes == sizeof(uint64_t))
             moved(repair, load_u64(payload), operation.address);
+        else
+            understood &=
+                (operation.kind == OPERATION_OPEN && operation.bytes == sizeof(uint64_t)) ||
+                (operation.kind == OPERATION_LARGE && operation.bytes == OPERATION_LARGE_BYTES);
     }
+    if (repair_goes_on(repair) && repair->pass == 1 && !(understood && operations == end))
+        incomplete(repair, "a frame of the log has something that is not understood");
 }
 
 /* Everything up to the place of this frame, and then the frame. */

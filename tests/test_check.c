@@ -1710,8 +1710,28 @@ static void test_repair_of_contradictions(void **state)
     store_close(world->db);
     world->db = NULL;
     os_sim_settle(world->sim);
+    put_headers(world, header);
+    outcome = do_repair(world, FKV_OK);
+    nothing_is_lost(&outcome);
     header.commit++;
     put_headers(world, header);
+    outcome = do_repair(world, FKV_DAMAGED);
+    assert_int_equal(outcome.result.log_incomplete, 1);
+    header.commit--;
+    put_headers(world, header);
+
+    struct format_frame frame; /* a record that is longer than its operation */
+    static uint8_t log[64 * KIB];
+    assert_int_equal(os_sim_peek(world->sim, LOG_PATH, header.log_offset, log, sizeof log), 0);
+    uint8_t *at = log;
+    memcpy(&frame, at, sizeof frame);
+    if (frame.flags & FRAME_RESTART)
+        memcpy(&frame, at += frame.bytes, sizeof frame);
+    at[sizeof frame + sizeof(struct format_operation) +
+       offsetof(struct format_record, key_bytes)] ^= 0x80;
+    frame.checksum = checksum64(at + 8, frame.bytes - 8) ^ load_u64(header.store_id);
+    memcpy(at, &frame, sizeof frame.checksum);
+    os_sim_poke(world->sim, LOG_PATH, header.log_offset, log, sizeof log);
     outcome = do_repair(world, FKV_DAMAGED);
     assert_int_equal(outcome.result.log_incomplete, 1);
     world_drop(world);
