@@ -38,7 +38,7 @@ struct fkv_async {
     struct fkv_async *next, *previous; /* among the store's */
     struct os_queue *queue;            /* NULL: there is none */
     int event_fd;
-    bool inner;   /* it is a public call's own, which tells what has failed */
+    bool inner;   /* it is a public call's own: that fails with a read, not with the queue */
     bool signals; /* the caller has asked for event_fd */
     bool more;    /* reads may be over that were not taken */
     /*
@@ -108,7 +108,7 @@ static void finish(struct fkv_async *async, struct request *request, enum fkv_er
     request->error = error;
     request->queued = false;
     if (error != FKV_NOT_FOUND && error != FKV_CANCELLED)
-        say(async, error);
+        say_of(async->db, error);
     if (request->key != request->key_small) {
         took(async, -(uint64_t)request->key_bytes);
         memory_free(request->key);

@@ -72,24 +72,31 @@ static void read_through(fkv_async *queue, fkv_read *reads, size_t count)
 static void read_one(fkv *db, fkv_read *read)
 {
     struct key key;
-    if ((read->error = call_key(db, read->key, read->key_bytes, &key)))
-        return;
-    rcu_read_lock();
-    read->error = read_value(db, &key, read->buffer, read->buffer_bytes, &read->value_bytes);
-    rcu_read_unlock();
+    if (!(read->error = call_key(db, read->key, read->key_bytes, &key))) {
+        rcu_read_lock();
+        read->error = read_value(db, &key, read->buffer, read->buffer_bytes, &read->value_bytes);
+        rcu_read_unlock();
+    }
+    said(db, read->error);
 }
 
-/* Those that are to be read by calls, many at a time; what the queue could not do, one by one. */
+static bool any_is_cold(const fkv_read *reads, size_t count)
+{
+    bool cold = false;
+    for (size_t i = 0; i < count; i++)
+        cold |= reads[i].error == READ_BY_CALL;
+    return cold;
+}
+
+/* Those that are to be read by calls, many at a time; what the queue could not do, one by one. Each
+ * that fails says so at once: a queue that fails sets a detail too, which is nobody's. */
 static void read_cold(fkv *db, fkv_read *reads, size_t count)
 {
     fkv_async *queue = queue_take(db);
     if (queue) {
         read_through(queue, reads, count);
-        bool broken = false;
-        for (size_t i = 0; i < count; i++)
-            broken |= reads[i].error == READ_BY_CALL;
-        if (broken)
-            fkv_async_close(queue); /* waits for what is under way */
+        if (any_is_cold(reads, count))
+            fkv_async_close(queue); /* it is broken; waits for what is under way */
         else
             queue_give(db, queue);
     }
@@ -116,11 +123,11 @@ static enum fkv_error check_reads(fkv *db, const fkv_read *reads, size_t count)
 }
 
 /* The first error that is more than absence. */
-static enum fkv_error worst(const fkv *db, const fkv_read *reads, size_t count)
+static enum fkv_error worst(const fkv_read *reads, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        if (__builtin_expect(reads[i].error > FKV_NOT_FOUND, 0))
-            return said(db, reads[i].error);
+        if (reads[i].error > FKV_NOT_FOUND && reads[i].error != READ_BY_CALL)
+            return reads[i].error;
     return FKV_OK;
 }
 
@@ -141,9 +148,11 @@ enum fkv_error fkv_get_many(fkv *db, fkv_read *reads, size_t count)
         for (size_t i = at; i < at + group; i++)
             cold |= reads[i].error == READ_BY_CALL;
     }
-    if (__builtin_expect(cold, 0))
-        read_cold(db, reads, count);
-    return worst(db, reads, count);
+    enum fkv_error worst_so_far = said(db, worst(reads, count));
+    if (__builtin_expect(!cold, 1))
+        return worst_so_far;
+    read_cold(db, reads, count);
+    return worst(reads, count);
 }
 
 enum fkv_error fkv_exists_many(fkv *db, fkv_read *reads, size_t count)
@@ -157,7 +166,7 @@ enum fkv_error fkv_exists_many(fkv *db, fkv_read *reads, size_t count)
         isa.read_group(db, reads + at, group, READ_LOOK);
         rcu_read_unlock();
     }
-    return worst(db, reads, count);
+    return said(db, worst(reads, count));
 }
 
 enum fkv_error fkv_borrow_many(fkv *db, fkv_read *reads, size_t count)
@@ -171,5 +180,5 @@ enum fkv_error fkv_borrow_many(fkv *db, fkv_read *reads, size_t count)
         return say(db, FKV_INVALID, "the store is open without a mapping: nothing can be lent");
     for (size_t at = 0; at < count; at += READ_GROUP)
         isa.read_group(db, reads + at, min_u64(count - at, READ_GROUP), READ_LEND);
-    return worst(db, reads, count);
+    return said(db, worst(reads, count));
 }

@@ -344,6 +344,13 @@ static void test_detail_stays(void **state)
         memory_test_fail(0, false);
         assert_string_equal(fkv_error_detail(world->db), "the buffer is NULL");
     }
+    /* Nor in place of what is to be said of a read that has failed. */
+    reads[MOST - 1].key = long_key;
+    reads[MOST - 1].key_bytes = sizeof long_key;
+    memory_test_fail(1, false);
+    expect(fkv_get_many(world->db, reads + others, MOST - others), FKV_KEY_TOO_LARGE);
+    memory_test_fail(0, false);
+    assert_string_equal(fkv_error_detail(world->db), "a key of 65536 bytes; at most 65535");
     world_free(world);
 }
 
