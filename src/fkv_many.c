@@ -139,19 +139,17 @@ enum fkv_error fkv_get_many(fkv *db, fkv_read *reads, size_t count)
     for (size_t i = 0; i < count; i++)
         if (__builtin_expect(!reads[i].buffer && reads[i].buffer_bytes, 0))
             return say(db, FKV_INVALID, "a buffer is NULL");
-    bool cold = false;
+    unsigned errors = 0;
     for (size_t at = 0; at < count; at += READ_GROUP) {
-        size_t group = min_u64(count - at, READ_GROUP);
         rcu_read_lock();
-        isa.read_group(db, reads + at, group, READ_COPY);
+        errors |= isa.read_group(db, reads + at, min_u64(count - at, READ_GROUP), READ_COPY);
         rcu_read_unlock();
-        for (size_t i = at; i < at + group; i++)
-            cold |= reads[i].error == READ_BY_CALL;
     }
-    enum fkv_error worst_so_far = said(db, worst(reads, count));
-    if (__builtin_expect(!cold, 1))
-        return worst_so_far;
-    read_cold(db, reads, count);
+    if (__builtin_expect(errors <= FKV_NOT_FOUND, 1))
+        return FKV_OK;
+    said(db, worst(reads, count));
+    if (any_is_cold(reads, count))
+        read_cold(db, reads, count);
     return worst(reads, count);
 }
 
@@ -160,13 +158,13 @@ enum fkv_error fkv_exists_many(fkv *db, fkv_read *reads, size_t count)
     enum fkv_error error = check_reads(db, reads, count);
     if (error)
         return error;
+    unsigned errors = 0;
     for (size_t at = 0; at < count; at += READ_GROUP) {
-        size_t group = min_u64(count - at, READ_GROUP);
         rcu_read_lock();
-        isa.read_group(db, reads + at, group, READ_LOOK);
+        errors |= isa.read_group(db, reads + at, min_u64(count - at, READ_GROUP), READ_LOOK);
         rcu_read_unlock();
     }
-    return said(db, worst(reads, count));
+    return errors <= FKV_NOT_FOUND ? FKV_OK : said(db, worst(reads, count));
 }
 
 enum fkv_error fkv_borrow_many(fkv *db, fkv_read *reads, size_t count)
@@ -178,7 +176,8 @@ enum fkv_error fkv_borrow_many(fkv *db, fkv_read *reads, size_t count)
         return say(db, FKV_INVALID, "fkv_borrow_many outside fkv_read_begin and fkv_read_end");
     if (db->sectors.unmapped)
         return say(db, FKV_INVALID, "the store is open without a mapping: nothing can be lent");
+    unsigned errors = 0;
     for (size_t at = 0; at < count; at += READ_GROUP)
-        isa.read_group(db, reads + at, min_u64(count - at, READ_GROUP), READ_LEND);
-    return said(db, worst(reads, count));
+        errors |= isa.read_group(db, reads + at, min_u64(count - at, READ_GROUP), READ_LEND);
+    return errors <= FKV_NOT_FOUND ? FKV_OK : said(db, worst(reads, count));
 }

@@ -144,7 +144,8 @@ enum fkv_error index_get(struct index *index, struct hash128 hash, uint64_t *ent
 
 void index_prefetch(const struct index *index, struct hash128 hash)
 {
-    index_prefetch_bucket(index, hash);
+    struct near near = index_near(index, hash);
+    prefetch_near(&near);
 }
 
 /* ---------------------------------------------------------------- writing */

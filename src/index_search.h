@@ -39,12 +39,12 @@ static inline uint32_t find_segment(const struct index *index, struct hash128 ha
 /* A bit for each slot that may hold the key (the lowest of CANDIDATE_BITS): all that do, and one in
  * millions that does not. All four are compared before anything is decided: which of them it is
  * cannot be predicted, that it is one of them mostly can. */
-static inline uint32_t bucket_candidates(const struct bucket *bucket, struct fragment key)
+static inline uint32_t bucket_candidates(const struct bucket *bucket, uint64_t key_tag)
 {
 #if CANDIDATE_BITS == 4
     /* As below; a slot is four words of 32 bits, the tag's upper half the second of them. */
     __m512i slots = _mm512_load_si512(bucket);
-    __m512i differ = _mm512_xor_si512(slots, _mm512_set1_epi32((int)(key.tag >> 32)));
+    __m512i differ = _mm512_xor_si512(slots, _mm512_set1_epi32((int)(key_tag >> 32)));
     return _mm512_mask_testn_epi32_mask(0x2222, differ, _mm512_set1_epi32((int)(TAG_MASK >> 32)));
 #elif defined(BUCKET_VECTORS)
     /* The upper halves of the tags, without the marks. Each is read whole, and what is decided here
@@ -53,14 +53,14 @@ static inline uint32_t bucket_candidates(const struct bucket *bucket, struct fra
     __m128i low = _mm_unpacklo_epi32(slots[0], slots[1]); /* 0l 1l 0h 1h, as halves of tags */
     __m128i high = _mm_unpacklo_epi32(slots[2], slots[3]);
     __m128i tags = _mm_unpackhi_epi64(low, high);
-    __m128i mine = _mm_set1_epi32((int)(key.tag >> 32 << 2));
+    __m128i mine = _mm_set1_epi32((int)(key_tag >> 32 << 2));
     return (uint32_t)_mm_movemask_ps(
         _mm_castsi128_ps(_mm_cmpeq_epi32(_mm_slli_epi32(tags, 2), mine)));
 #else
     uint32_t candidates = 0;
     for (int s = 0; s < SLOTS_PER_BUCKET; s++) {
         uint64_t tag = __atomic_load_n(&bucket->slot[s].tag, __ATOMIC_RELAXED);
-        candidates |= (uint32_t)(((tag ^ key.tag) & TAG_SURE) == 0) << s;
+        candidates |= (uint32_t)(((tag ^ key_tag) & TAG_SURE) == 0) << s;
     }
     return candidates;
 #endif
@@ -71,7 +71,7 @@ static inline uint32_t bucket_candidates(const struct bucket *bucket, struct fra
  * taken for the other's. */
 static inline struct slot *bucket_find(struct bucket *bucket, struct fragment key, uint64_t *found)
 {
-    for (uint32_t candidates = bucket_candidates(bucket, key); candidates;
+    for (uint32_t candidates = bucket_candidates(bucket, key.tag); candidates;
          candidates &= candidates - 1) {
         struct slot *slot = &bucket->slot[__builtin_ctz(candidates) / CANDIDATE_BITS];
         uint64_t entry = __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE), now, tag;
@@ -175,48 +175,58 @@ index_find(struct index *index, struct hash128 hash, uint64_t *entry)
 /* Not entries. */
 enum { INDEX_ABSENT = 0, INDEX_UNSURE = 1 };
 
+/* The buckets near the home of a key: all in its home page. */
+struct near {
+    const struct bucket *page; /* NULL: not in memory */
+    uint64_t tag;
+    uint32_t bucket, step, class; /* as in struct probe */
+};
+
+static inline __attribute__((always_inline)) struct near index_near(const struct index *index,
+                                                                    struct hash128 hash)
+{
+    struct home home = home_of(index, hash);
+    struct near near = {NULL, home.key.tag, home.probe.bucket, home.probe.step, home.probe.class};
+    if (__builtin_expect(home.frame != 0, 1)) {
+        near.page = frame_bytes(index->pages, home.frame);
+        prefetch_next(near.page, &home.probe);
+    }
+    return near;
+}
+
+/* Always inline: see prefetch_record. */
+static inline __attribute__((always_inline)) void prefetch_near(const struct near *near)
+{
+    if (__builtin_expect(near->page != NULL, 1))
+        __builtin_prefetch(near->page + near->bucket);
+}
+
 /*
  * For those who look at the record's key anyway, with the least that is needed: the entry of the
  * first slot that agrees with the key in the upper half of its tag, which one in millions does that
  * is another key's. INDEX_ABSENT; INDEX_UNSURE: a page is not in memory, or it is far from home.
  */
-static inline __attribute__((always_inline)) uint64_t index_find_likely(struct index *index,
-                                                                        struct hash128 hash)
+static inline __attribute__((always_inline)) uint64_t index_find_near(const struct near *near)
 {
-    struct home home = home_of(index, hash);
-    if (__builtin_expect(!home.frame, 0))
+    uint32_t at = near->bucket;
+    if (__builtin_expect(!near->page, 0))
         return INDEX_UNSURE;
-    struct bucket *page = frame_bytes(index->pages, home.frame);
-    uint32_t at = home.probe.bucket;
-    prefetch_next(page, &home.probe);
     for (int i = 0; i < PROBES_IN_A_PAGE; i++) {
-        struct bucket *bucket = page + at;
-        for (uint32_t candidates = bucket_candidates(bucket, home.key);
+        const struct bucket *bucket = near->page + at;
+        for (uint32_t candidates = bucket_candidates(bucket, near->tag);
              __builtin_expect(candidates != 0, 1); candidates &= candidates - 1) {
             uint32_t s = (uint32_t)__builtin_ctz(candidates) / CANDIDATE_BITS;
             uint64_t entry = __atomic_load_n(&bucket->slot[s].entry, __ATOMIC_ACQUIRE);
             if (__builtin_expect(entry != 0, 1))
                 return entry;
         }
-        if (!is_marked(bucket, home.probe.class)) {
+        if (!is_marked(bucket, near->class)) {
             absence_acquire();
             return INDEX_ABSENT;
         }
-        at = (at + home.probe.step) & (BUCKETS_PER_PAGE - 1);
+        at = (at + near->step) & (BUCKETS_PER_PAGE - 1);
     }
     return INDEX_UNSURE;
-}
-
-/* index_prefetch, inline. */
-static inline __attribute__((always_inline)) void index_prefetch_bucket(const struct index *index,
-                                                                        struct hash128 hash)
-{
-    struct home home = home_of(index, hash);
-    struct bucket *page = frame_bytes(index->pages, home.frame);
-    if (home.frame) {
-        __builtin_prefetch(page + home.probe.bucket);
-        prefetch_next(page, &home.probe);
-    }
 }
 
 #endif

@@ -22,8 +22,8 @@ struct isa {
                           size_t buffer_bytes, size_t *value_bytes);
     enum fkv_error (*exists)(fkv *db, const void *key, size_t key_bytes);
     /* Up to READ_GROUP reads, inside a read section. An error of READ_BY_CALL is left for the end.
-     */
-    void (*read_group)(fkv *db, fkv_read *reads, size_t count, enum read_what what);
+     * All errors, or-ed: at most FKV_NOT_FOUND if there is nothing worse. */
+    unsigned (*read_group)(fkv *db, fkv_read *reads, size_t count, enum read_what what);
     uint64_t (*checksum64)(const void *data, size_t bytes);
     /* See record_checksum in record.h. */
     uint32_t (*record_checksum)(const uint8_t *record, uint32_t cells, size_t bytes);

@@ -68,7 +68,12 @@ static inline bool same_key(const uint8_t *a, const uint8_t *b, size_t bytes)
     return !_mm512_mask_cmpneq_epi8_mask(mask, _mm512_maskz_loadu_epi8(mask, a),
                                          _mm512_maskz_loadu_epi8(mask, b));
 #else
-    return memcmp(a, b, bytes) == 0;
+    if (bytes > 16 || bytes < 4)
+        return memcmp(a, b, bytes) == 0;
+    if (bytes < 8) /* two words that overlap */
+        return ((load_u32_wide(a) ^ load_u32_wide(b)) |
+                (load_u32_wide(a + bytes - 4) ^ load_u32_wide(b + bytes - 4))) == 0;
+    return ((load_u64(a) ^ load_u64(b)) | (load_u64(a + bytes - 8) ^ load_u64(b + bytes - 8))) == 0;
 #endif
 }
 
@@ -126,7 +131,8 @@ static enum fkv_error get(fkv *db, const void *key, size_t key_bytes, void *buff
     if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
         goto any; /* a commit of several keys is under way: see read_find */
     SCHEDULE_POINT();
-    uint64_t entry = index_find_likely(&db->index, hash);
+    struct near near = index_near(&db->index, hash);
+    uint64_t entry = index_find_near(&near);
     SCHEDULE_POINT();
     if (__builtin_expect(atomic_load_explicit(&db->overlay, memory_order_acquire) != NULL, 0))
         goto any;
@@ -183,6 +189,7 @@ enum { READ_AHEAD = 12 }; /* records that are being fetched, beyond the one that
 
 struct lookup {
     struct key key;
+    struct near near;
     uint64_t entry;
     struct place place; /* record: NULL if out of the ordinary */
 };
@@ -201,48 +208,66 @@ static inline void group_begin(fkv *db, fkv_read *reads, size_t count, struct lo
         } else if ((reads[i].error = call_key(db, reads[i].key, reads[i].key_bytes, key))) {
             continue;
         }
-        index_prefetch_bucket(&db->index, key->hash);
+        lookups[i].near = index_near(&db->index, key->hash);
+        prefetch_near(&lookups[i].near);
     }
 }
 
-/* One look for all of a commit of several keys that is under way: see read_find. */
-static inline void group_find(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups,
-                              bool likely)
-{
-    bool calm = !atomic_load_explicit(&db->overlay, memory_order_acquire);
-    for (size_t i = 0; i < count && likely && calm; i++)
-        if (__builtin_expect(!reads[i].error, 1))
-            lookups[i].entry = index_find_likely(&db->index, lookups[i].key.hash);
-    calm = calm && likely && !atomic_load_explicit(&db->overlay, memory_order_acquire);
-    for (size_t i = 0; i < count; i++) {
-        if (__builtin_expect(reads[i].error, 0))
-            continue;
-        if (!calm || __builtin_expect(lookups[i].entry == INDEX_UNSURE, 0))
-            reads[i].error = read_find(db, lookups[i].key.hash, &lookups[i].entry);
-        else if (lookups[i].entry == INDEX_ABSENT)
-            reads[i].error = FKV_NOT_FOUND;
-    }
-}
-
-static inline void group_locate(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups)
+/* What the usual way does not find, or what the writer changes at this moment. */
+static __attribute__((noinline)) void group_find_again(fkv *db, fkv_read *reads, size_t count,
+                                                       struct lookup *lookups, bool all)
 {
     for (size_t i = 0; i < count; i++) {
-        uint64_t entry = lookups[i].entry;
-        lookups[i].place.record = NULL;
-        if (reads[i].error || entry & ENTRY_LARGE)
+        if (reads[i].error || (!all && lookups[i].entry != INDEX_UNSURE))
             continue;
-        enum fkv_error error = read_locate(db, entry, entry_cells(entry), &lookups[i].place);
-        if (__builtin_expect(error, 0))
-            lookups[i].place.record = NULL;
-        if (__builtin_expect(error == READ_BY_CALL, 0))
-            reads[i].error = READ_BY_CALL;
+        reads[i].error = read_find(db, lookups[i].key.hash, &lookups[i].entry);
+        if (reads[i].error == FKV_NOT_FOUND) {
+            reads[i].error = FKV_OK;
+            lookups[i].entry = INDEX_ABSENT;
+        }
     }
 }
 
-static inline __attribute__((always_inline)) void prefetch_lookup(const struct lookup *lookup)
+/*
+ * The entries; INDEX_ABSENT where there is none. One look for all of a commit of several keys that
+ * is under way: see read_find. What has changed since group_begin, a segment or a page in memory,
+ * has left what it was then as it was, for this read section.
+ */
+static inline void group_find(fkv *db, fkv_read *reads, size_t count, struct lookup *lookups)
 {
-    if (lookup->place.record)
-        prefetch_record(lookup->place.record, entry_cells(lookup->entry));
+    bool calm = !atomic_load_explicit(&db->overlay, memory_order_acquire), unsure = false;
+    for (size_t i = 0; i < count && calm; i++)
+        if (__builtin_expect(!reads[i].error, 1)) {
+            lookups[i].entry = index_find_near(&lookups[i].near);
+            unsure |= lookups[i].entry == INDEX_UNSURE;
+        }
+    calm = calm && !atomic_load_explicit(&db->overlay, memory_order_acquire);
+    if (__builtin_expect(!calm || unsure, 0))
+        group_find_again(db, reads, count, lookups, !calm);
+}
+
+/* Where the record is, and its lines on their way. */
+static inline __attribute__((always_inline)) void group_locate(fkv *db, fkv_read *read,
+                                                               struct lookup *lookup)
+{
+    uint64_t entry = lookup->entry;
+    lookup->place.record = NULL;
+    if (__builtin_expect(read->error, 0))
+        return;
+    if (entry == INDEX_ABSENT) {
+        read->error = FKV_NOT_FOUND;
+        return;
+    }
+    if (__builtin_expect((entry & ENTRY_LARGE) != 0, 0))
+        return;
+    enum fkv_error error = read_locate(db, entry, entry_cells(entry), &lookup->place);
+    if (__builtin_expect(!error, 1)) {
+        prefetch_record(lookup->place.record, entry_cells(entry));
+        return;
+    }
+    lookup->place.record = NULL;
+    if (error == READ_BY_CALL)
+        read->error = READ_BY_CALL;
 }
 
 static inline void group_copy(fkv *db, fkv_read *read, const struct lookup *lookup)
@@ -270,27 +295,35 @@ static inline void group_lend(fkv *db, fkv_read *read, const struct lookup *look
     read->value_bytes = header.value_bytes;
 }
 
-static void read_group(fkv *db, fkv_read *reads, size_t count, enum read_what what)
+static unsigned read_group(fkv *db, fkv_read *reads, size_t count, enum read_what what)
 {
     struct lookup lookups[READ_GROUP];
+    unsigned errors = 0;
     group_begin(db, reads, count, lookups);
-    group_find(db, reads, count, lookups, what != READ_LOOK);
-    if (what == READ_LOOK)
-        return;
+    if (what == READ_LOOK) {
+        for (size_t i = 0; i < count; i++) {
+            if (__builtin_expect(!reads[i].error, 1))
+                reads[i].error = read_find(db, lookups[i].key.hash, &lookups[i].entry);
+            errors |= reads[i].error;
+        }
+        return errors;
+    }
+    group_find(db, reads, count, lookups);
     SCHEDULE_POINT();
-    group_locate(db, reads, count, lookups);
     for (size_t i = 0; i < count && i < READ_AHEAD; i++)
-        prefetch_lookup(&lookups[i]);
+        group_locate(db, &reads[i], &lookups[i]);
     for (size_t i = 0; i < count; i++) {
         if (i + READ_AHEAD < count)
-            prefetch_lookup(&lookups[i + READ_AHEAD]);
+            group_locate(db, &reads[i + READ_AHEAD], &lookups[i + READ_AHEAD]);
         if (what == READ_LEND && (!reads[i].error || reads[i].error == READ_BY_CALL)) {
             reads[i].error = FKV_OK;
             group_lend(db, &reads[i], &lookups[i]);
         } else if (what == READ_COPY && !reads[i].error) {
             group_copy(db, &reads[i], &lookups[i]);
         }
+        errors |= reads[i].error;
     }
+    return errors;
 }
 
 const struct isa ISA = {ISA_NAME, get, exists, read_group, xxh3, record_sum};

@@ -99,6 +99,67 @@ static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *da
 
 #else
 
+#ifdef __SSE2__
+
+/* Of a cell, which is the one at `at`: the products of its two pairs of words. */
+static inline __m128i nh_cell(__m128i words, size_t at)
+{
+    __m128i sums = _mm_add_epi32(words, _mm_load_si128((const __m128i *)(nh_key + at)));
+    return _mm_mul_epu32(sums, _mm_srli_epi64(sums, 32));
+}
+
+/* The cell that the data ends in, zeros after its end: of the 16 bytes before that, so many are
+ * not its own. */
+static inline __m128i nh_last_cell(const uint8_t *end, size_t others)
+{
+#ifdef __SSSE3__
+    static const int8_t places[2 * NH_CELL_BYTES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                                     11, 12, 13, 14, 15, -1, -1, -1, -1, -1, -1,
+                                                     -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(end - NH_CELL_BYTES)),
+                            _mm_loadu_si128((const __m128i *)(places + others)));
+#else
+    unsigned __int128 last;
+    memcpy(&last, end - NH_CELL_BYTES, NH_CELL_BYTES);
+    last >>= 8 * others;
+    return _mm_set_epi64x((long long)(last >> 64), (long long)last);
+#endif
+}
+
+static inline __attribute__((always_inline)) uint64_t nh_sum(const uint8_t *data, uint32_t cells,
+                                                             size_t bytes, bool header)
+{
+    const __m128i counting = _mm_set_epi32(-1, -1, -1, header ? 0 : -1);
+    size_t whole = (size_t)(cells - 1) * NH_CELL_BYTES, at = NH_CELL_BYTES;
+    __m128i cell, sums;
+    if (__builtin_expect(whole != 0, 1)) {
+        sums = nh_cell(nh_last_cell(data + bytes, whole + NH_CELL_BYTES - bytes), whole);
+        cell = _mm_loadu_si128((const __m128i *)data);
+    } else {
+        uint8_t only[NH_CELL_BYTES] = {0};
+        memcpy(only, data, bytes);
+        sums = _mm_setzero_si128();
+        cell = _mm_loadu_si128((const __m128i *)only);
+    }
+    sums = _mm_add_epi64(sums, nh_cell(_mm_and_si128(cell, counting), 0));
+#ifdef __AVX2__
+    __m256i wide = _mm256_setzero_si256();
+    for (; at + 32 <= whole; at += 32) {
+        __m256i words = _mm256_loadu_si256((const __m256i *)(data + at));
+        words = _mm256_add_epi32(words, _mm256_loadu_si256((const __m256i *)(nh_key + at)));
+        wide = _mm256_add_epi64(wide, _mm256_mul_epu32(words, _mm256_srli_epi64(words, 32)));
+    }
+    __m128i half = _mm256_extracti128_si256(wide, 1);
+    sums = _mm_add_epi64(sums, _mm_add_epi64(_mm256_castsi256_si128(wide), half));
+#endif
+    for (; at < whole; at += NH_CELL_BYTES)
+        sums = _mm_add_epi64(sums, nh_cell(_mm_loadu_si128((const __m128i *)(data + at)), at));
+    sums = _mm_add_epi64(sums, _mm_unpackhi_epi64(sums, sums));
+    return (uint64_t)_mm_cvtsi128_si64(sums);
+}
+
+#else
+
 /* The product of a pair of words, which are in one of 64 bits. */
 static inline uint64_t nh_pair(uint64_t words, size_t at)
 {
@@ -113,25 +174,7 @@ static inline uint64_t nh_cells(const uint8_t *data, size_t bytes)
 {
     size_t at = 0;
     uint64_t sum = 0;
-#ifdef __SSE2__
-    __m128i sums = _mm_setzero_si128();
-#ifdef __AVX2__
-    __m256i wide = _mm256_setzero_si256();
-    for (; at + 32 <= bytes; at += 32) {
-        __m256i words = _mm256_loadu_si256((const __m256i *)(data + at));
-        words = _mm256_add_epi32(words, _mm256_load_si256((const __m256i *)(nh_key + at)));
-        wide = _mm256_add_epi64(wide, _mm256_mul_epu32(words, _mm256_srli_epi64(words, 32)));
-    }
-    sums = _mm_add_epi64(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-#endif
-    for (; at < bytes; at += NH_CELL_BYTES) {
-        __m128i words = _mm_loadu_si128((const __m128i *)(data + at));
-        words = _mm_add_epi32(words, _mm_load_si128((const __m128i *)(nh_key + at)));
-        sums = _mm_add_epi64(sums, _mm_mul_epu32(words, _mm_srli_epi64(words, 32)));
-    }
-    sums = _mm_add_epi64(sums, _mm_unpackhi_epi64(sums, sums));
-    sum = (uint64_t)_mm_cvtsi128_si64(sums);
-#elif defined(__aarch64__)
+#ifdef __aarch64__
     uint64x2_t sums = vdupq_n_u64(0);
     for (; at < bytes; at += NH_CELL_BYTES) {
         uint32x4_t words = vreinterpretq_u32_u8(vld1q_u8(data + at));
@@ -147,9 +190,8 @@ static inline uint64_t nh_cells(const uint8_t *data, size_t bytes)
     return sum;
 }
 
-static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *data, uint32_t cells,
-                                                               size_t bytes, bool header, bool copy,
-                                                               uint8_t *to, size_t skip)
+static inline __attribute__((always_inline)) uint64_t nh_sum(const uint8_t *data, uint32_t cells,
+                                                             size_t bytes, bool header)
 {
     size_t whole = (size_t)(cells - 1) * NH_CELL_BYTES;
     unsigned __int128 last = 0; /* the last cell, zeros after its end */
@@ -165,19 +207,41 @@ static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *da
         uint64_t words = load_u64(data);
         sum += nh_pair(words & ~(uint64_t)UINT32_MAX, 0) - nh_pair(words, 0);
     }
-    if (copy) {
-        /* So many are sure to be there: no branch waits for the record to say how many are. */
-        size_t sure = whole + 1 > skip ? whole + 1 - skip : 0, at = 0;
-        const uint8_t *from = data + skip;
-        if (__builtin_expect(sure >= 48, 1)) {
-            for (; at + 32 <= sure; at += 32)
-                memcpy(to + at, from + at, 32);
-            memcpy(to + (bytes - skip) - 48, from + (bytes - skip) - 48, 48);
-        } else if (bytes > skip) {
-            memcpy(to, from, bytes - skip);
-        }
-    }
     return sum;
+}
+
+#endif
+
+/* Copy so many bytes, of which at least `sure` are sure to be there, and less than a cell more: no
+ * branch waits for the record to say how many there are. */
+static inline __attribute__((always_inline)) void nh_take(const uint8_t *from, size_t bytes,
+                                                          size_t sure, uint8_t *to)
+{
+    if (__builtin_expect(sure >= 48, 1)) {
+        for (size_t at = 0; at + 32 <= sure; at += 32)
+            memcpy(to + at, from + at, 32);
+        memcpy(to + bytes - 48, from + bytes - 48, 48);
+    } else if (sure >= 32) {
+        memcpy(to, from, 32);
+        memcpy(to + bytes - 32, from + bytes - 32, 32);
+    } else if (sure >= 16) {
+        size_t middle = (bytes - 16) / 2;
+        memcpy(to, from, 16);
+        memcpy(to + middle, from + middle, 16);
+        memcpy(to + bytes - 16, from + bytes - 16, 16);
+    } else if (bytes) {
+        memcpy(to, from, bytes);
+    }
+}
+
+static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *data, uint32_t cells,
+                                                               size_t bytes, bool header, bool copy,
+                                                               uint8_t *to, size_t skip)
+{
+    size_t past = (size_t)(cells - 1) * NH_CELL_BYTES + 1; /* so many bytes are sure to be there */
+    if (copy)
+        nh_take(data + skip, bytes - skip, past > skip ? past - skip : 0, to);
+    return nh_sum(data, cells, bytes, header);
 }
 
 #endif
@@ -188,14 +252,15 @@ static inline __attribute__((always_inline)) uint64_t nh_lines(const uint8_t *da
  * counts as 0: that of a record's checksum, in at least 8 bytes. What is decided, is decided by
  * `cells`.
  */
-static inline uint64_t nh(const uint8_t *data, uint32_t cells, size_t bytes, bool header)
+static inline __attribute__((always_inline)) uint64_t nh(const uint8_t *data, uint32_t cells,
+                                                         size_t bytes, bool header)
 {
     return nh_lines(data, cells, bytes, header, false, NULL, 0);
 }
 
 /* The same with `header`, and a copy of the data from its `skip`th byte on, at most the 64th. */
-static inline uint64_t nh_copy(const uint8_t *data, uint32_t cells, size_t bytes, uint8_t *to,
-                               size_t skip)
+static inline __attribute__((always_inline)) uint64_t
+nh_copy(const uint8_t *data, uint32_t cells, size_t bytes, uint8_t *to, size_t skip)
 {
     return nh_lines(data, cells, bytes, true, true, to, skip);
 }
