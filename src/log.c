@@ -313,11 +313,13 @@ static enum fkv_error wrap(struct log *log)
     return FKV_OK;
 }
 
-/* Frames that are nearly as large as the mapping fit there from the front on only; and not before a
- * replay begins there, as it does after a checkpoint that follows on the wrap frame. */
-static bool is_beyond_map(const struct log *log, uint64_t bytes)
+/* Frames that take most of the mapping, or of the file where that cannot grow, fit there from the
+ * front on only; and not before a replay begins there, as it does after a checkpoint that follows
+ * on the wrap frame. */
+static bool is_for_front(const struct log *log, uint64_t bytes, uint64_t log_bytes)
 {
-    return log->head.offset + bytes + wrap_bytes > log->map_bytes && fits_at_front(log, 0);
+    return log->head.offset + bytes + wrap_bytes > log_bytes &&
+           LOG_FRAMES_OFFSET + bytes + wrap_bytes <= log_bytes && fits_at_front(log, 0);
 }
 
 enum fkv_error log_can_hold(const struct log *log, uint64_t bytes)
@@ -339,17 +341,19 @@ static enum fkv_error reserve(struct log *log, uint64_t bytes, bool *full)
     if (front && (log->size >= log->size_max || log->start > log->size / 2))
         return wrap(log);
     bool alone = log->live_bytes == 0; /* nothing that a checkpoint could free */
-    if (alone && is_beyond_map(log, bytes)) {
-        if ((error = wrap(log)))
-            return error;
-        alone = false;
-    }
+    bool to_front = alone && is_for_front(log, bytes, log->map_bytes);
     error = FKV_FULL;
-    if (log->head.offset >= log->start && (log->size < log->size_max || alone))
+    if (!to_front && log->head.offset >= log->start && (log->size < log->size_max || alone))
         error = grow(log, bytes);
     if (error == FKV_FULL && front) {
         log->size_max = min_u64(log->size_max, log->size); /* as it is, it must do */
         return reserve(log, bytes, full);
+    }
+    if (error == FKV_FULL && alone && (to_front || is_for_front(log, bytes, log->size))) {
+        enum fkv_error failed = wrap(log);
+        if (failed)
+            return failed;
+        alone = false;
     }
     if (error == FKV_FULL && !alone) {
         *full = true;

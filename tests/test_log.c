@@ -424,6 +424,26 @@ static void test_full_disk(void **state)
     drop_world(&world);
 }
 
+/* Nor for a frame that takes most of it, while the head is in the middle and nothing is needed any
+ * more: it goes to the front, after a checkpoint that follows on the wrap frame. */
+static void test_full_disk_long_frames(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, 8, 64 * MIB);
+    os_sim_set_capacity(world.sim, MIB);
+    for (uint32_t bytes = MIB / 4; bytes < MIB / 8 * 7; bytes += MIB / 16) {
+        for (int tries = 0; !append(&world, bytes, 0); tries++) {
+            assert_true(tries < 2);
+            release(&world, take_position(&world));
+        }
+        release(&world, take_position(&world));
+    }
+    assert_int_equal(world.log.size, MIB);
+    assert_int_equal(replay(&world), world.frame_count);
+    drop_world(&world);
+}
+
 /* ---------------------------------------------------------------- damage */
 
 struct place {
@@ -683,6 +703,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_large_frames),
         cmocka_unit_test(test_largest_frames),
         cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_full_disk_long_frames),
         cmocka_unit_test(test_damage_before_durable_frames),
         cmocka_unit_test(test_torn_frames),
         cmocka_unit_test(test_failed_writes),
