@@ -321,17 +321,49 @@ uint64_t collect_further(struct fkv *db, uint64_t steps, uint32_t garbage_percen
     return steps;
 }
 
+/* Is there a sector more that all is dead in? */
+static bool is_freed(const struct fkv *db, uint32_t freed)
+{
+    return db->sectors.freed.count > freed;
+}
+
+static void collect_some_sectors(struct fkv *db)
+{
+    enum { WANTED = 4 };
+    uint32_t freed = db->sectors.freed.count;
+    for (uint32_t passed = 0; passed <= db->sectors.values_count; passed++)
+        if (is_freed(db, freed + WANTED - 1) || !collect_further(db, SECTOR_CELLS, 0))
+            break;
+}
+
+/* The open sector is not collected before it is full, whatever dies in it; and what is to be put
+ * may be too long for the rest of it. So it is closed if it is worth it: what is alive moves to
+ * another. Not if more than eight cells had to be moved for one. */
+static bool close_open(struct fkv *db)
+{
+    enum { MOVED_FOR_ONE = 8 };
+    const struct sectors *sectors = &db->sectors;
+    const struct tail *tail = &db->tail;
+    if (!tail->open || sector_state(sectors, tail->sector)->dead_cells < RECORD_CELLS_MAX)
+        return false;
+    bool cheap = sectors->dead_cells * MOVED_FOR_ONE >= sectors->live_cells;
+    if (!sectors_all_dead(sectors, tail->sector, tail->cell) &&
+        !(cheap && sectors->free_backed_count))
+        return false;
+    tail_seal(&db->tail);
+    return true;
+}
+
 bool collect_for_room(struct fkv *db)
 {
-    enum { SECTORS_WANTED = 4 };
     struct collector *collector = &db->collector;
-    struct sectors *sectors = &db->sectors;
-    if (sectors->dead_cells < SECTOR_CELLS || collector->futile_died == db->died_cells)
+    if (collector->futile_died == db->died_cells)
         return false;
     uint64_t moved = collector->moved_bytes;
-    uint32_t freed = sectors->freed.count;
-    for (uint32_t passed = 0; passed <= sectors->values_count; passed++)
-        if (sectors->freed.count >= freed + SECTORS_WANTED || !collect_further(db, SECTOR_CELLS, 0))
-            break;
-    return collector->moved_bytes > moved || sectors->freed.count > freed;
+    uint32_t freed = db->sectors.freed.count;
+    if (db->sectors.dead_cells >= SECTOR_CELLS)
+        collect_some_sectors(db);
+    if (!is_freed(db, freed) && close_open(db))
+        collect_some_sectors(db);
+    return collector->moved_bytes > moved || is_freed(db, freed);
 }

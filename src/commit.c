@@ -635,22 +635,30 @@ static bool make_places(struct fkv *db)
     return unwritten && !checkpoint_run_for_space(db) && spare_places(db) >= spare + WORTH_WHILE;
 }
 
+/* For records: in sectors that are free, and in the open one. */
+static uint64_t room_for_records(const struct fkv *db)
+{
+    return (uint64_t)sectors_free_count(&db->sectors) * SECTOR_BYTES + tail_room_bytes(&db->tail);
+}
+
 /* And what is in quarantine; and what is dead among the living is freed by moving them together. */
 static bool make_room_on_disk(struct fkv *db)
 {
     if (make_places(db))
         return true;
     uint32_t before = sectors_free_count(&db->sectors);
+    uint64_t room = room_for_records(db);
     bool quarantined =
         db->sectors.freed.count + db->sectors.uncertain.count + db->sectors.awaiting_readers > 0;
     if (quarantined && !checkpoint_run_for_space(db) && sectors_free_count(&db->sectors) > before)
         return true;
     if (store_writable(db) || !collect_for_room(db) || checkpoint_run_for_space(db))
         return false;
-    bool room = sectors_free_count(&db->sectors) > before;
-    if (!room)
+    bool more = sectors_free_count(&db->sectors) > before ||
+                room_for_records(db) >= room + RECORD_BYTES_MAX;
+    if (!more)
         db->collector.futile_died = db->died_cells; /* not again before more has died */
-    return room;
+    return more;
 }
 
 bool commit_make_room(struct fkv *db, bool in_log)

@@ -309,6 +309,34 @@ static void test_first_deaths_on_a_full_disk(void **state)
     end_whole(sim, db);
 }
 
+/* A value that had room once has room again after it was deleted, however little there is beside
+ * it: what is dead in the open sector makes room, too. */
+static void test_again_on_a_small_disk(void **state)
+{
+    (void)state;
+    enum { TURNS = 3, STEP = 370000, DISKS = 3 };
+    uint32_t had_room = 0;
+    for (int i = 0; i < 2 * DISKS; i++)
+        for (size_t bytes = STEP; bytes < LARGE_BYTES + LARGE_BYTES / 2; bytes += STEP) {
+            struct os_sim *sim =
+                os_sim_new(&(struct os_sim_options){.capacity_bytes = (6 + (uint64_t)i / 2) * MIB});
+            struct fkv *db = open_on(sim, MIB, 0);
+            uint8_t *large = calloc(1, bytes);
+            if (i % 2)
+                put(db, 1, VALUE_BYTES);
+            enum fkv_error first = fkv_put(db, "a", 1, large, bytes);
+            assert_true(first == FKV_OK || first == FKV_FULL);
+            for (int turn = 0; turn < TURNS && !first; turn++) {
+                assert_ok(fkv_delete(db, "a", 1));
+                assert_ok(fkv_put(db, "a", 1, large, bytes));
+            }
+            had_room += !first;
+            free(large);
+            end_whole(sim, db);
+        }
+    assert_true(had_room > DISKS);
+}
+
 /* What is given back to the file system, others may take: not what the next checkpoint needs. */
 static void test_giving_back(void **state)
 {
@@ -995,6 +1023,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_garbage_on_a_full_disk),
         cmocka_unit_test(test_first_deaths_on_a_full_disk),
         cmocka_unit_test(test_collecting_beside_bad_page),
+        cmocka_unit_test(test_again_on_a_small_disk),
         cmocka_unit_test(test_giving_back),
     };
     return SUPPORT_RUN(argc, argv, tests);
