@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "clock.h"
 #include "header.h"
 #include "planted.h"
 #include "undo.h"
@@ -390,6 +391,31 @@ enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t 
     return sectors_reserve_free(sectors, take + leave + wanted_for_pages(sectors, changes));
 }
 
+/*
+ * Some file systems take milliseconds to find out that they have no space: tmpfs takes what there
+ * is page by page, and gives it back. On a full disk each commit would pay for that, twice. So who
+ * was refused asks again only after some times as long as that took, unless it has given space
+ * back.
+ */
+#ifdef FKV_TESTING
+uint32_t sectors_patience = 0;
+#else
+static const uint32_t sectors_patience = 8;
+#endif
+static const uint64_t patience_most_ns = 20000000;
+
+static void note_refusal(struct sectors *sectors, uint32_t missing, uint64_t began)
+{
+    uint64_t now = clock_ns();
+    sectors->refused = missing;
+    sectors->refused_until = now + min_u64((now - began) * sectors_patience, patience_most_ns);
+}
+
+static bool was_refused(const struct sectors *sectors, uint32_t missing)
+{
+    return sectors->refused && missing >= sectors->refused && clock_ns() < sectors->refused_until;
+}
+
 enum fkv_error sectors_reserve_free(struct sectors *sectors, uint32_t want)
 {
     for (;;) {
@@ -399,7 +425,13 @@ enum fkv_error sectors_reserve_free(struct sectors *sectors, uint32_t want)
         if (sectors->free_backed_count >= want)
             return FKV_OK;
         uint32_t missing = want - sectors->free_backed_count;
+        if (was_refused(sectors, missing))
+            return error_set(FKV_FULL, "%s: there was no space on the disk a moment ago",
+                             sectors->path);
+        uint64_t began = clock_ns();
         error = sectors->free_hole_count ? fill_hole(sectors) : grow_some(sectors, missing);
+        if (error == FKV_FULL)
+            note_refusal(sectors, missing, began);
         if (error)
             return error;
     }
@@ -890,6 +922,7 @@ static void trim_end(struct sectors *sectors, uint32_t keep, pthread_mutex_t *wr
     }
     if (count == sectors->count && sectors->allocated_count <= count)
         return;
+    sectors->refused = 0;
     sectors->count = count;
     pthread_mutex_lock(&sectors->size_lock);
     atomic_store(&sectors->file_count, count);
@@ -918,6 +951,7 @@ static bool punch(struct sectors *sectors, uint32_t first, uint32_t count, pthre
             make_hole(sectors, s);
         }
     }
+    sectors->refused = 0;
     return status == 0;
 }
 

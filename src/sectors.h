@@ -67,6 +67,8 @@ struct sectors {
     uint32_t allocating; /* from this sector on the flusher asks for space; 0: it does not */
     pthread_cond_t allocated;
     pthread_mutex_t space_lock; /* of who asks for space, or gives it back; before the writer's */
+    uint32_t refused; /* so many sectors were asked for, and there was no space; 0: none were */
+    uint64_t refused_until; /* clock_ns(): before, as many are not asked for again */
     struct reservation views;
     struct reservation states;
     /* One bit a sector: free and backed by space of the file system, or free and a hole. */
@@ -156,8 +158,12 @@ void sectors_extend_ahead(struct sectors *sectors, uint32_t more, pthread_mutex_
  * change.) */
 enum fkv_error sectors_reserve(struct sectors *sectors, uint32_t take, uint32_t leave,
                                uint64_t changes);
-/* Make sure that so many are free, those included that the next checkpoint needs. */
+/* Make sure that so many are free, those included that the next checkpoint needs. For a moment
+ * after the file system had no space it is not asked again. */
 enum fkv_error sectors_reserve_free(struct sectors *sectors, uint32_t want);
+#ifdef FKV_TESTING
+extern uint32_t sectors_patience; /* how many times as long as it took to be refused; here 0 */
+#endif
 
 /* A free sector. Grows the file if there is none. */
 enum fkv_error sectors_take(struct sectors *sectors, uint32_t *sector);

@@ -446,11 +446,16 @@ static void test_file_size_limit(void **state)
 /* ---------------------------------------------------------------- the collector's room */
 
 static uint64_t room_bytes; /* of the file; 0: as much as it likes */
+static long refusal_ns;     /* so long it takes to say that there is no more */
+static _Atomic uint64_t refusals;
 
 static int limited_allocate(struct os_file *file, uint64_t offset, uint64_t bytes)
 {
-    if (room_bytes && offset + bytes > room_bytes)
+    if (room_bytes && offset + bytes > room_bytes) {
+        refusals++;
+        nanosleep(&(struct timespec){.tv_nsec = refusal_ns}, NULL);
         return -ENOSPC;
+    }
     return os_posix()->ops->allocate(file, offset, bytes);
 }
 
@@ -501,6 +506,45 @@ static void test_collector_keeps_its_room(void **state)
     must(store_close(db));
 }
 
+/* Where it takes long to hear that the disk is full, not every put that is refused asks; and when
+ * there is room, the next ones do soon. */
+static void test_refusals_are_cheap(void **state)
+{
+    enum { FILE_MIB = 8, PUTS = 200, BYTES = 60000 };
+    static const uint8_t value[BYTES];
+    struct place *place = *state;
+    struct os_ops ops = *os_posix()->ops;
+    struct os os = {&ops};
+    fkv_options options;
+    fkv *db;
+    uint32_t key = 0;
+    enum fkv_error error;
+    ops.allocate = limited_allocate;
+    room_bytes = FILE_MIB * MIB;
+    fkv_options_init(&options);
+    options.flags = FKV_NO_THREAD;
+    must(store_open(&os, place->path, &options, &db));
+    while ((error = fkv_put(db, &key, sizeof key, value, BYTES)) == FKV_OK)
+        key++;
+    expect(error, FKV_FULL);
+    sectors_patience = 8;
+    refusal_ns = 1000000;
+    refusals = 0;
+    for (int i = 0; i < PUTS; i++)
+        expect(fkv_put(db, &key, sizeof key, value, BYTES), FKV_FULL);
+    print_message("%" PRIu64 " refusals for %d puts\n", (uint64_t)refusals, PUTS);
+    assert_in_range(refusals, 1, PUTS / 2);
+    room_bytes = 0;
+    for (int i = 0; (error = fkv_put(db, &key, sizeof key, value, BYTES)) != FKV_OK; i++) {
+        expect(error, FKV_FULL);
+        assert_true(i < HANG_SECONDS * 1000);
+        usleep(1000);
+    }
+    sectors_patience = 0;
+    refusal_ns = 0;
+    must(store_close(db));
+}
+
 #define on_disk(function) cmocka_unit_test_setup_teardown(function, mounted_make, mounted_drop)
 
 int main(void)
@@ -515,6 +559,7 @@ int main(void)
         on_disk(test_ext4_without_threads),
         on_disk(test_file_size_limit),
         in_place(test_collector_keeps_its_room),
+        in_place(test_refusals_are_cheap),
     };
     return run_all(tests);
 }
