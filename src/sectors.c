@@ -922,7 +922,6 @@ static void trim_end(struct sectors *sectors, uint32_t keep, pthread_mutex_t *wr
     }
     if (count == sectors->count && sectors->allocated_count <= count)
         return;
-    sectors->refused = 0;
     sectors->count = count;
     pthread_mutex_lock(&sectors->size_lock);
     atomic_store(&sectors->file_count, count);
@@ -931,6 +930,7 @@ static void trim_end(struct sectors *sectors, uint32_t keep, pthread_mutex_t *wr
     sectors->ops->truncate(sectors->file, (uint64_t)count * SECTOR_BYTES);
     pthread_mutex_unlock(&sectors->size_lock);
     pthread_mutex_lock(writer);
+    sectors->refused = 0;
 }
 
 /* Make one hole of free sectors; the writer lock is released meanwhile. */
