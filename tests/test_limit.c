@@ -364,7 +364,7 @@ static void recover_copy(const char *path, const fkv_options *options, uint64_t 
 /* Where the log is long no checkpoint is needed for the limit's sake: changed pages are spilled. */
 static void test_spilling(void **state)
 {
-    enum { MANY = 200000, ROOM = 512 << 10 };
+    enum { MANY = SANITIZED ? 100000 : 200000, ROOM = SANITIZED ? 256 << 10 : 512 << 10 };
     const struct place *place = *state;
     fkv_options options;
     fkv_options_init(&options);

@@ -226,7 +226,7 @@ static void flip_everywhere(struct place *place, bool closed, bool in_log)
     struct flip_store make = {.place = place, .in_log = in_log, .closed = closed};
     assert_int_equal(run_child(make_flip_store, &make), 1000 + SIGKILL);
     uint64_t random = test_seed("flipped bits");
-    unsigned rounds = long_mode() ? UINT_MAX : 250, noticed = 0;
+    unsigned rounds = long_mode() ? UINT_MAX : SANITIZED ? 120 : 250, noticed = 0;
     double end = seconds_now() + seconds_to_run(1e9) / 3;
     const char *path = in_log ? place->log_path : place->path;
     size_t count;
