@@ -113,12 +113,18 @@ static bool is_due(const struct fkv *db)
     return !waits || db->checkpoint.over >= compaction->until;
 }
 
-/* Is what was freed past its readers? They may stay for ever; so it is not waited for. */
+/* Is what was freed past its readers? What others free meanwhile does not count: it is past them
+ * once what waits and what has gathered are released. They may stay for ever; that is not waited
+ * for. */
 static bool is_released(struct fkv *db)
 {
     enum { TURNS_MAX = 1000 };
+    struct compaction *compaction = &db->compaction;
+    if (!compaction->turns)
+        compaction->released = db->reclaim.released + 2;
     reclaim_poll(&db->reclaim, true);
-    return !db->sectors.awaiting_readers || ++db->compaction.turns >= TURNS_MAX;
+    return !db->sectors.awaiting_readers || db->reclaim.released >= compaction->released ||
+           ++compaction->turns >= TURNS_MAX;
 }
 
 /* The last steps were taken, and the checkpoint after them is over. */

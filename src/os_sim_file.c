@@ -565,7 +565,8 @@ static void discard(struct sim_file *file, uint64_t begin, uint64_t end)
         uint64_t stop = min_u64(end, (p + 1) * SIM_PAGE_BYTES);
         if (file->pages[p].allocated || file->pages[p].saved != NULL) {
             save_page(file, p);
-            memset(use_page(file, p) + at % SIM_PAGE_BYTES, 0, stop - at);
+            if (file->image->used[p])
+                memset(use_page(file, p) + at % SIM_PAGE_BYTES, 0, stop - at);
         }
         if (stop - at == SIM_PAGE_BYTES)
             set_allocated(file, p, false);

@@ -129,6 +129,7 @@ static void release_waiting(struct reclaim *reclaim)
 {
     struct retired retired = reclaim->waiting;
     reclaim->waiting = (struct retired){0};
+    reclaim->released++;
     if (reclaim->grace)
         atomic_store_explicit(&reclaim->grace->state, RECLAIM_IDLE, memory_order_relaxed);
     reclaim->release(reclaim->context, &retired);

@@ -58,6 +58,7 @@ struct grace {
 struct reclaim {
     struct retired filling;
     struct retired waiting;
+    uint64_t released; /* how many times what waited was released */
     struct grace *grace;
     bool threads;
     bool alone; /* the store is being opened or closed: it has no readers */

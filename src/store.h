@@ -151,6 +151,7 @@ struct compaction {
     uint64_t until;       /* checkpoints that are over when its last one is */
     uint32_t ahead;       /* the sector that was last asked for, to be read before it is needed */
     uint32_t turns;       /* waited at the end for readers of what it has freed */
+    uint64_t released;    /* reclaim.released, when they are past that */
     uint64_t over;        /* so many in the background have ended */
     enum fkv_error error; /* of the last one */
 };

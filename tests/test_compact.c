@@ -339,6 +339,32 @@ static void arguments(void **state)
     assert_ok(fkv_close(db));
 }
 
+/* What others free beside it, all the time, may wait for readers: what it has freed is waited for.
+ */
+static void beside_what_others_free(void **state)
+{
+    (void)state;
+    enum { COMMITS_MOST = 100 };
+    struct rng rng = rng_make(11);
+    fkv *db = open_with_garbage("others.fkv", FKV_NO_THREAD, &rng);
+    assert_ok(fkv_compact_start(db, 5));
+    while (db->compaction.stage == COMPACTION_COLLECTS)
+        churn(db, &rng);
+    db->sectors.awaiting_readers++;
+    int commits = 0;
+    while (stats_of(db).compacting && commits++ < COMMITS_MOST) {
+        struct retired_block *block = memory_new(sizeof *block);
+        assert_true(block);
+        pthread_mutex_lock(&db->writer);
+        reclaim_block(&db->reclaim, block);
+        pthread_mutex_unlock(&db->writer);
+        churn(db, &rng);
+    }
+    db->sectors.awaiting_readers--;
+    assert_true(commits < COMMITS_MOST);
+    assert_ok(fkv_close(db));
+}
+
 /* While a commit waits for a checkpoint to make room for it, nothing of that is taken: a commit
  * that needs all of the log would wait for the end of the compaction otherwise, through one
  * checkpoint after another. */
@@ -409,6 +435,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(stopped_and_begun_again),
         cmocka_unit_test(beside_a_reader_that_stays),
         cmocka_unit_test(arguments),
+        cmocka_unit_test(beside_what_others_free),
         cmocka_unit_test(gives_way),
         cmocka_unit_test(steps_say_why_it_ends),
     };
