@@ -33,15 +33,15 @@ static void enumerate_seeds(const struct workload *workload, unsigned seeds, uns
         enumerate_seeds(&workload_##name, seeds, lotteries); \
     }
 ENUMERATION(small, 3, 10)
-ENUMERATION(index, 1, 4)
+ENUMERATION(index, 1, 3)
 ENUMERATION(collection, 1, 6)
 ENUMERATION(large, 1, 3)
 ENUMERATION(refer, 2, 6)
 ENUMERATION(log, 1, 4)
-ENUMERATION(shrinking, 1, 3)
+ENUMERATION(shrinking, 1, 2)
 ENUMERATION(digests, 2, 8)
 ENUMERATION(snapshots, 1, 4)
-ENUMERATION(loads, 1, 4)
+ENUMERATION(loads, 1, 3)
 ENUMERATION(by_call, 1, 4)
 ENUMERATION(limited, 1, 1)
 

@@ -28,18 +28,18 @@ static void faults_of_stores(const struct workload *workload, unsigned stores)
         (void)state;                                \
         faults_of_stores(&workload_##name, stores); \
     }
-FAULTS(small, 56)
-FAULTS(index, 2)
+FAULTS(small, 58)
+FAULTS(index, 1)
 FAULTS(collection, 14)
-FAULTS(large, 2)
+FAULTS(large, 1)
 FAULTS(refer, 12)
 FAULTS(log, 10)
 FAULTS(shrinking, 4)
 FAULTS(digests, 36)
 FAULTS(snapshots, 8)
-FAULTS(loads, 3)
+FAULTS(loads, 2)
 FAULTS(by_call, 8)
-FAULTS(limited, 2)
+FAULTS(limited, 1)
 
 /* What the normal run has to have tried, all its parts together. */
 static void enough_faults(void **state)

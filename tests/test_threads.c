@@ -355,29 +355,29 @@ static void readers_beside_writers(struct place *place, const char *name, unsign
 
 static void test_readers_beside_one_writer(void **state)
 {
-    readers_beside_writers(*state, "one writer", 0, 0, 1, seconds(3));
+    readers_beside_writers(*state, "one writer", 0, 0, 1, seconds(2));
 }
 
 static void test_readers_beside_writers(void **state)
 {
-    readers_beside_writers(*state, "three writers", 0, 0, 3, seconds(4));
+    readers_beside_writers(*state, "three writers", 0, 0, 3, seconds(2));
 }
 
 static void test_readers_without_background_threads(void **state)
 {
-    readers_beside_writers(*state, "two writers, FKV_NO_THREAD", FKV_NO_THREAD, 0, 2, seconds(4));
+    readers_beside_writers(*state, "two writers, FKV_NO_THREAD", FKV_NO_THREAD, 0, 2, seconds(2));
 }
 
 /* Nine pages in ten are not in memory. */
 static void test_readers_beside_writers_and_little_memory(void **state)
 {
-    readers_beside_writers(*state, "little memory", 0, 32768, 2, seconds(4));
+    readers_beside_writers(*state, "little memory", 0, 32768, 2, seconds(2));
 }
 
 static void test_readers_and_little_memory_without_threads(void **state)
 {
     readers_beside_writers(*state, "little memory, FKV_NO_THREAD", FKV_NO_THREAD, 32768, 2,
-                           seconds(3));
+                           seconds(2));
 }
 
 /* ---------------------------------------------------------------- counters */
@@ -608,7 +608,7 @@ static void transfer_money(struct place *place, unsigned flags)
     struct bank bank = {0};
     must(try_open_small_log(place->path, flags, &bank.db));
     bank_open(&bank);
-    crew_begin(&bank.crew, seconds(3));
+    crew_begin(&bank.crew, seconds(2));
     crew_add(&bank.crew, teller, &bank);
     crew_add(&bank.crew, teller, &bank);
     crew_add(&bank.crew, auditor, &bank);
@@ -716,7 +716,7 @@ static void write_together(struct place *place, unsigned flags)
 {
     struct together all = {0};
     must(try_open_small_log(place->path, flags, &all.db));
-    crew_begin(&all.crew, seconds(3));
+    crew_begin(&all.crew, seconds(2));
     crew_add(&all.crew, together_writer, &all);
     for (int i = 0; i < 3; i++)
         crew_add(&all.crew, together_reader, &all);
