@@ -55,7 +55,7 @@ enum fkv_error fetch_find(struct fkv *db, const struct fkv_snapshot *snapshot,
         /* As in read.c: the slot may have been given to another key between two looks at it. */
         uint64_t again;
         if (entry_of(db, snapshot, key->hash, &again) == FKV_OK && again == *entry)
-            return read_damaged(db, *entry, "has another key than the index says");
+            return read_damaged(db, *entry, "has another key than the index says"), FKV_DAMAGED;
     }
 }
 

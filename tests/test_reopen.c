@@ -561,6 +561,7 @@ static void test_plain_for_large(void **state)
     assert_ok(fkv_put(db, "plain", 5, "", 0));
     assert_ok(key_make(db, "plain", 5, &key));
     assert_ok(index_search(&db->index, key.hash, &found));
+    assert_true(found.slot);
     found.slot->entry |= ENTRY_LARGE;
     assert_ok(fkv_close(db));
     assert_ok(open_on(sim, &db));
