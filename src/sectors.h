@@ -114,10 +114,12 @@ void sectors_drop(struct sectors *sectors);
 uint64_t sectors_memory_bytes(const struct sectors *sectors);
 
 /* And how many a caller who stores something new: the first death in a values sector needs places
- * for its deletion map, of two pages. */
+ * for its deletion map, of two pages, and many of them for what leads there: a node for 256 pages
+ * of maps, a page of the table for 256 sectors, and the nodes over those. */
 static inline uint32_t sectors_for_deletes(const struct sectors *sectors)
 {
-    return RESERVE_FOR_COLLECTOR + sectors->values_count / (SECTOR_PAGES / 2);
+    return RESERVE_FOR_COLLECTOR +
+           (2 * sectors->values_count + sectors->values_count / 64) / SECTOR_PAGES;
 }
 
 static inline struct sector *sector_state(const struct sectors *sectors, uint32_t sector)
