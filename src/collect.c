@@ -327,28 +327,36 @@ static bool is_freed(const struct fkv *db, uint32_t freed)
     return db->sectors.freed.count > freed;
 }
 
+/* Not more than one if less than a sector is dead: the next ones would be moved for nothing. */
 static void collect_some_sectors(struct fkv *db)
 {
     enum { WANTED = 4 };
     uint32_t freed = db->sectors.freed.count;
+    uint32_t wanted = db->sectors.dead_cells < SECTOR_CELLS ? 1 : WANTED;
     for (uint32_t passed = 0; passed <= db->sectors.values_count; passed++)
-        if (is_freed(db, freed + WANTED - 1) || !collect_further(db, SECTOR_CELLS, 0))
+        if (is_freed(db, freed + wanted - 1) || !collect_further(db, SECTOR_CELLS, 0))
             break;
+}
+
+/* Some room can be had for moving no more than eight cells for each. */
+static bool is_cheap(const struct sectors *sectors)
+{
+    enum { MOVED_FOR_ONE = 8 };
+    return sectors->dead_cells >= RECORD_CELLS_MAX &&
+           sectors->dead_cells * MOVED_FOR_ONE >= sectors->live_cells;
 }
 
 /* The open sector is not collected before it is full, whatever dies in it; and what is to be put
  * may be too long for the rest of it. So it is closed if it is worth it: what is alive moves to
- * another. Not if more than eight cells had to be moved for one. */
+ * another. */
 static bool close_open(struct fkv *db)
 {
-    enum { MOVED_FOR_ONE = 8 };
     const struct sectors *sectors = &db->sectors;
     const struct tail *tail = &db->tail;
     if (!tail->open || sector_state(sectors, tail->sector)->dead_cells < RECORD_CELLS_MAX)
         return false;
-    bool cheap = sectors->dead_cells * MOVED_FOR_ONE >= sectors->live_cells;
     if (!sectors_all_dead(sectors, tail->sector, tail->cell) &&
-        !(cheap && sectors->free_backed_count))
+        !(is_cheap(sectors) && sectors->free_backed_count))
         return false;
     tail_seal(&db->tail);
     return true;
@@ -361,7 +369,7 @@ bool collect_for_room(struct fkv *db)
         return false;
     uint64_t moved = collector->moved_bytes;
     uint32_t freed = db->sectors.freed.count;
-    if (db->sectors.dead_cells >= SECTOR_CELLS)
+    if (db->sectors.dead_cells >= SECTOR_CELLS || is_cheap(&db->sectors))
         collect_some_sectors(db);
     if (!is_freed(db, freed) && close_open(db))
         collect_some_sectors(db);

@@ -998,6 +998,25 @@ static void test_not_created_beside_a_log(void **state)
     create_again(sim, 0);
 }
 
+/* What is dead is less than a sector, but much of what there is: it makes room, too. */
+static void test_part_of_a_sector_on_a_full_disk(void **state)
+{
+    (void)state;
+    enum { BYTES = 20000, DIE = 40 }; /* a sector has 52 */
+    struct os_sim *sim = os_sim_new(&(struct os_sim_options){.capacity_bytes = 10 * MIB});
+    struct fkv *db = open_on(sim, MIB, 0);
+    uint32_t keys = 0, more = 0;
+    while (!fkv_put(db, &keys, sizeof keys, value, BYTES))
+        keys++;
+    for (uint32_t key = 0; key < DIE; key++)
+        assert_ok(fkv_delete(db, &key, sizeof key));
+    assert_true(db->sectors.dead_cells < SECTOR_CELLS);
+    for (uint32_t key = keys; !fkv_put(db, &key, sizeof key, value, BYTES); key++)
+        more++;
+    assert_true(more > DIE / 2);
+    end_whole(sim, db);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -1024,6 +1043,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_first_deaths_on_a_full_disk),
         cmocka_unit_test(test_collecting_beside_bad_page),
         cmocka_unit_test(test_again_on_a_small_disk),
+        cmocka_unit_test(test_part_of_a_sector_on_a_full_disk),
         cmocka_unit_test(test_giving_back),
     };
     return SUPPORT_RUN(argc, argv, tests);
