@@ -26,7 +26,7 @@ static uint8_t kind_of(struct check *check, uint32_t sector, const struct format
         return SECTOR_IS_UNKNOWN;
     }
     if (entry->type == SECTOR_FREE) {
-        if (entry->sequence || entry->dead_cells || entry->pad_cells)
+        if (entry->sequence || !sector_counts_are_possible(entry))
             bad_entry(check, sector, "has counts, and the sector is free");
         return pages ? SECTOR_IS_PAGES : SECTOR_IS_FREE;
     }
@@ -36,8 +36,7 @@ static uint8_t kind_of(struct check *check, uint32_t sector, const struct format
     }
     if (!entry->sequence || entry->sequence >= check->next_sequence)
         bad_entry(check, sector, "has a sequence that no sector has had so far");
-    uint64_t gone = (uint64_t)entry->dead_cells + entry->pad_cells;
-    if (gone > SECTOR_CELLS - SECTOR_HEADER_CELLS || (entry->type == SECTOR_LARGE && gone))
+    if (!sector_counts_are_possible(entry))
         bad_entry(check, sector, "has impossible counts");
     return entry->type == SECTOR_VALUES ? SECTOR_IS_VALUES : SECTOR_IS_LARGE;
 }

@@ -1,5 +1,5 @@
 /*
- * header: are headers whole: that of a store, of its log, of a sector?
+ * header: are headers whole: that of a store, of its log, of a sector? And its entry in the table?
  */
 #ifndef FKV_HEADER_H
 #define FKV_HEADER_H
@@ -37,6 +37,13 @@ static inline void sector_header_write(uint8_t *to, const uint8_t store_id[16], 
     memcpy(header.store_id, store_id, sizeof header.store_id);
     header.checksum = sector_header_checksum(&header);
     memcpy(to, &header, sizeof header);
+}
+
+/* What an entry of the table counts: only what is in a values sector dies. */
+static inline bool sector_counts_are_possible(const struct format_sector *entry)
+{
+    uint64_t gone = (uint64_t)entry->dead_cells + entry->pad_cells;
+    return gone <= (entry->type == SECTOR_VALUES ? SECTOR_CELLS - SECTOR_HEADER_CELLS : 0);
 }
 
 /* Is there one at `bytes`, whole, of whatever store and sector? */

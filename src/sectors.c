@@ -1005,18 +1005,14 @@ static int by_sequence(const void *a, const void *b)
     return left < right ? -1 : left > right;
 }
 
-/* Only values die; of a free sector nothing is kept. */
-static bool entry_is_possible(const struct format_sector *entry, bool pages)
+/* Of a free sector nothing is kept. */
+static bool entry_is_possible(const struct format_sector *entry, bool must_be_free)
 {
-    uint64_t gone = (uint64_t)entry->dead_cells + entry->pad_cells;
-    switch (entry->type) {
-    case SECTOR_FREE:
-        return !gone && !entry->sequence;
-    case SECTOR_VALUES:
-        return !pages && gone <= SECTOR_CELLS - SECTOR_HEADER_CELLS;
-    default:
-        return !pages && entry->type == SECTOR_LARGE && !gone;
-    }
+    if (!sector_counts_are_possible(entry))
+        return false;
+    if (entry->type == SECTOR_FREE)
+        return !entry->sequence;
+    return !must_be_free && entry->type <= SECTOR_LARGE;
 }
 
 static enum fkv_error impossible_entry(const struct sectors *sectors, uint32_t sector)
@@ -1092,7 +1088,8 @@ enum fkv_error sectors_open(struct sectors *sectors, uint64_t header_count, uint
     sectors->count = (uint32_t)count;
     atomic_store(&sectors->file_count, (uint32_t)count);
     /* And so are those that its last page has room for, until the file has them. */
-    for (uint32_t s = 1; s < count || (s > 1 && s % SECTORS_PER_PAGE); s++) {
+    uint64_t listed = count > 1 ? round_up(count, SECTORS_PER_PAGE) : 1;
+    for (uint32_t s = 1; s < listed; s++) {
         uint32_t page = s / SECTORS_PER_PAGE;
         uint32_t frame;
         if ((s == 1 || s % SECTORS_PER_PAGE == 0) &&
@@ -1100,7 +1097,7 @@ enum fkv_error sectors_open(struct sectors *sectors, uint64_t header_count, uint
             return error;
         const struct format_sector *entries = pages_read(sectors->pages, SPACE_SECTORS, page);
         const struct format_sector *entry = &entries[s % SECTORS_PER_PAGE];
-        if (s >= count && (entry->type != SECTOR_FREE || !entry_is_possible(entry, false)))
+        if (s >= count && !entry_is_possible(entry, true))
             return impossible_entry(sectors, s);
         if (s < count && (error = open_entry(sectors, s, entry)))
             return error;
