@@ -2,8 +2,8 @@
  * What the files of the index share, and nobody else uses:
  *
  *   index.c           searching, setting, removing
- *   index_segments.c  segments: taken, built anew as they grow, split and merge; the directory,
- * when an index is created or opened index_limit.c     an index that is larger than its memory
+ *   index_segments.c  segments: taken, built anew as they grow, split and merge; the directory
+ *   index_limit.c     an index that is larger than its memory
  */
 #ifndef FKV_INDEX_PARTS_H
 #define FKV_INDEX_PARTS_H

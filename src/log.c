@@ -86,10 +86,7 @@ enum fkv_error log_is_unfinished(struct log *log, uint64_t size, bool *unfinishe
     for (size_t i = 0; i < sizeof magic; i++) /* a torn header, or none */
         if (page[i] && page[i] != ((const uint8_t *)&magic)[i])
             return FKV_OK;
-    for (size_t i = sizeof header; i < sizeof page; i++)
-        if (page[i])
-            return FKV_OK;
-    *unfinished = true;
+    *unfinished = bytes_are_zero(page + sizeof header, sizeof page - sizeof header);
     return FKV_OK;
 }
 
